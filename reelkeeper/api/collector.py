@@ -18,6 +18,7 @@ from typing import Any, Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from reelkeeper.model.money import MICRO, NANO
 from reelkeeper.operations import Engine, now, reading
 from reelkeeper.operations.health.status import Money, Status, gather
 from reelkeeper.operations.jobs.lanes import Vendor, picture
@@ -27,8 +28,6 @@ from reelkeeper.store.core import controls, schema
 from reelkeeper.store.sync import scans
 
 KEPT_SECONDS: Final = 300.0  # cache time of expensive sums, which change only with the hourly flows
-_NANO: Final = Decimal(10**9)
-_MICRO: Final = 10**6
 _Values = Iterable[tuple[Sequence[str], float]]
 
 
@@ -215,7 +214,7 @@ def _money(money: Money) -> Iterator[Metric]:
         "reelkeeper_spend_dollars",
         "Spend of the day and of the month",
         ("period",),
-        [((period,), float(nanousd / _NANO)) for period, nanousd in spent],
+        [((period,), float(nanousd / NANO)) for period, nanousd in spent],
     )
     yield _gauge(
         "reelkeeper_budget_dollars",
@@ -228,16 +227,16 @@ def _money(money: Money) -> Iterator[Metric]:
         "reelkeeper_spend_limit_dollars",
         "Spend limit of all jobs, or of a provider, model, tier or user",
         ("scope", "period"),
-        [(labels, use.limit_microusd / _MICRO) for use, labels in named],
+        [(labels, use.limit_microusd / MICRO) for use, labels in named],
     )
     yield _gauge(
         "reelkeeper_spend_limit_used_dollars",
         "Used part of that limit, including jobs in flight at their price",
         ("scope", "period"),
-        [(labels, use.used_microusd / _MICRO) for use, labels in named],
+        [(labels, use.used_microusd / MICRO) for use, labels in named],
     )
     yield CounterMetricFamily("reelkeeper_freed_bytes", "Bytes deleted by purges", money.freed_bytes)
-    saved = float(money.saved_nanousd / _NANO)
+    saved = float(money.saved_nanousd / NANO)
     yield CounterMetricFamily(
         "reelkeeper_saved_dollars", "What those bytes would have cost since then, at list price", saved
     )

@@ -10,6 +10,7 @@ import typer
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say, table
 from reelkeeper.cli.words import new_run_id, who
+from reelkeeper.model.money import NANO_IN_MICRO
 from reelkeeper.rules.billing.focus import exact_usd, written
 from reelkeeper.rules.core.wording import many
 
@@ -73,9 +74,6 @@ def _print_usage(found: "Reconciled", month: str) -> None:
     )
 
 
-_NANO_IN_MICRO = 1_000
-
-
 def show_provider(
     provider: str, first: date, last: date, *, end_doubts: bool = False, ask: bool = True, as_json: bool
 ) -> None:
@@ -119,7 +117,7 @@ def _usd(nanousd: int | None) -> str | None:
 
 
 def _of_micro(microusd: int | None) -> str | None:
-    return None if microusd is None else exact_usd(microusd * _NANO_IN_MICRO)
+    return None if microusd is None else exact_usd(microusd * NANO_IN_MICRO)
 
 
 def _difference(found: "VendorComparison") -> int | None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from reelkeeper.cli.screen import dollars, out, size
 from reelkeeper.model import VideoState
 from reelkeeper.model.alerts import Severity
+from reelkeeper.model.money import NANO_IN_MICRO
 from reelkeeper.operations.health.status import FlowState, ProviderHealth, Status
 from reelkeeper.rules.core.limit_scopes import in_words
 from reelkeeper.rules.core.wording import TRIAL, many, span
@@ -23,7 +24,6 @@ from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.lifecycle.savings import subject
 
 _WIDE = 108  # characters, from which on two panels fit side by side
-_NANO_IN_MICRO = 1000
 _SIGNS = {Severity.CRITICAL: ("✗", "red"), Severity.WARNING: ("!", "yellow"), Severity.NOTICE: ("i", "blue")}
 _FULL, _NEARLY = 1.0, 0.8  # of a budget
 _MAX_LIMITS = 8
@@ -140,7 +140,7 @@ def _spend(found: Status) -> Panel:
         ("today", money.today_nanousd, money.budget.daily_usd),
         ("this month", money.month_nanousd, money.budget.monthly_usd),
     ):
-        spent = dollars(nanousd / _NANO_IN_MICRO)
+        spent = dollars(nanousd / NANO_IN_MICRO)
         if not nanousd and not is_counted:
             table.add_row(name, "unknown", "", Text("monitor_costs has not run", "dim"))
             continue
@@ -156,7 +156,7 @@ def _spend(found: Status) -> Panel:
             f"{in_words(use.scope)}, {use.period}", dollars(use.used_microusd), _bar(use.percent / 100), of_limit
         )
     if found.parts.stores:
-        table.add_row("saved so far", dollars(money.saved_nanousd / _NANO_IN_MICRO), "", Text("at list price", "dim"))
+        table.add_row("saved so far", dollars(money.saved_nanousd / NANO_IN_MICRO), "", Text("at list price", "dim"))
     if money.searches.searches:
         cpu = f"{money.searches.cpu_seconds:,.0f} CPU s, {dollars(money.searches.cost_microusd)}"
         table.add_row("smaller files, net", dollars(money.searches.net_microusd), "", Text(cpu, "dim"))

@@ -5,6 +5,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+MICRO: Final = 10**6  # micro-dollars in a dollar
+NANO: Final = 10**9  # nano-dollars in a dollar
+NANO_IN_MICRO: Final = 1_000
+
 
 def next_month(day: date) -> date:
     """Return the first day of the month after `day`'s."""

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from reelkeeper.model.money import Metric, StorageClass, Used, next_month
+from reelkeeper.model.money import NANO, Metric, StorageClass, Used, next_month
 from reelkeeper.rules.billing.allocation import compute_charges
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import RATES
@@ -25,7 +25,6 @@ _WRITE: Final = {
     StorageClass.STANDARD: "PutObject",
     StorageClass.INFREQUENT_ACCESS: "LifecycleStorageTierTransition",
 }
-_NANO: Final = 10**9
 
 
 class Bytes(NamedTuple):
@@ -169,7 +168,7 @@ class Account:
         for month, used in by_month.items():
             end = next_month(month)
             charges = compute_charges(used, PriceBook(), month, end)
-            found[month] = Decimal(sum(charge.billed_nanousd for charge in charges)) / _NANO
+            found[month] = Decimal(sum(charge.billed_nanousd for charge in charges)) / NANO
         return found
 
     def _end(self, until: int | None) -> int:

@@ -27,13 +27,12 @@ from reelkeeper.adapters.providers.transport import (
 )
 from reelkeeper.errors import GenerationUnknown
 from reelkeeper.model.jobs import VendorErasure
-from reelkeeper.model.money import VendorJob
+from reelkeeper.model.money import NANO, VendorJob
 
 _CREDIT_USD: Final = Decimal("0.01")  # docs.dev.runwayml.com/guides/pricing, November 2026
 # Videos are at hosts "such as dnznrvs05pmza.cloudfront.net": docs.dev.runwayml.com/assets/outputs, November 2026. No
 # list of them is documented, and a paid video at another one must not be refused: any name of that CDN is accepted.
 _HOSTS: Final = ("cloudfront.net",)
-_NANO: Final = 10**9
 _STATUSES: Final = {
     "PENDING": Status.QUEUED,
     "THROTTLED": Status.QUEUED,
@@ -90,7 +89,7 @@ class RunwayProvider(OverHttp):
                     None,
                     str(used["model"]),
                     datetime.fromisoformat(result["date"]).replace(tzinfo=UTC),
-                    int(used["amount"] * _CREDIT_USD * _NANO),
+                    int(used["amount"] * _CREDIT_USD * NANO),
                 )
                 for result in answer.fields["results"]
                 for used in result["usedCredits"]

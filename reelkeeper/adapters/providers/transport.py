@@ -35,6 +35,7 @@ from reelkeeper.errors import (
 )
 from reelkeeper.model.alerts import one_line
 from reelkeeper.model.jobs import VendorErasure
+from reelkeeper.model.money import MICRO
 
 GONE: Final = {404, 410}
 _NO_CALL: Final = {405, 501}
@@ -42,7 +43,6 @@ _TOO_EARLY: Final = 425  # sent before a request is processed
 _REFUSED: Final = {400, 403, 422}  # which say it in words
 _NOT_LET_IN: Final = {401, 402}  # concerns the account, not the job
 _BUSY_SECONDS: Final = 30.0  # until the next attempt, if the provider gives no time
-_MICROUSD: Final = 10**6
 _MAX_USD: Final = Decimal(10_000)
 _LARGEST: Final = 10**12
 _MAX_NAME: Final = 300  # characters of a provider's id of a job
@@ -295,7 +295,7 @@ def cost_microusd(value: object) -> int | None:
     # guard provider.cost: an impossible cost is counted, or fails its job in the store
     if dollars is None or dollars < 0:
         return None
-    return int((min(dollars, _MAX_USD) * _MICROUSD).to_integral_value(ROUND_CEILING))
+    return int((min(dollars, _MAX_USD) * MICRO).to_integral_value(ROUND_CEILING))
 
 
 def decimal(value: object) -> Decimal | None:

@@ -17,7 +17,7 @@ import typer
 from reelkeeper.cli.opening import reading, store
 from reelkeeper.cli.screen import emit, out, say, show, table
 from reelkeeper.cli.words import AsJson, Limit, moment, month_of
-from reelkeeper.model.money import end_of_month, next_month
+from reelkeeper.model.money import NANO_IN_MICRO, end_of_month, next_month
 from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, period, provider_name
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ _SUMS = ("ListCost", "BilledCost", "x_Estimated")
 _BILLING = ("BillingPeriodStart", "BillingPeriodEnd", "BillingCurrency")
 _OF_USER = ("x_BilledCostByProvider", "x_PaidCredits")
 _NAMED_DAYS = 5  # missing days to list
-_NANO_IN_MICRO = 1_000
 
 
 def bill(
@@ -189,14 +188,14 @@ def _by_user(found: "ByUser", totals: Sequence[int], limit: int) -> tuple[Sequen
         paid = _paid_usd(found, total.key) if total.key else ""
         rows.append((total.key or f"nobody: {RESIDUAL}", total.tier, *costs, listed, billed, paid, note))
     of_all = [sum(parts.get(name, 0) for parts in found.by_provider.values()) for name in names]
-    paid_by_all = sum(found.paid_microusd.values()) * _NANO_IN_MICRO
+    paid_by_all = sum(found.paid_microusd.values()) * NANO_IN_MICRO
     rows.append(("total", "", *map(exact_usd, (*of_all, *totals, paid_by_all)), ""))
     columns = [f">$ {provider_name(name)}" for name in names]
     return ("user", "tier", *columns, ">$ list", ">$ billed", ">$ paid", ""), rows
 
 
 def _paid_usd(found: "ByUser", user_id: str) -> str:
-    return exact_usd(found.paid_microusd.get(user_id, 0) * _NANO_IN_MICRO)
+    return exact_usd(found.paid_microusd.get(user_id, 0) * NANO_IN_MICRO)
 
 
 def _sums(item: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is not loaded yet

@@ -6,19 +6,18 @@ So a crash loses neither or both, and no network call delays the change.
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 from reelkeeper.errors import InputRefused
 from reelkeeper.model.alerts import EventType, Finding, Happened
+from reelkeeper.model.money import MICRO
 from reelkeeper.rules.alerts import webhooks as rules
 from reelkeeper.rules.spend import budget
 from reelkeeper.store import Session
 from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.billing import ledger
 from reelkeeper.store.core.audit import Event, append
-
-_MICRO: Final = 10**6
 
 
 def record(session: Session, events: Sequence[Event]) -> None:
@@ -106,7 +105,7 @@ def credits_taken(session: Session, user_id: str, taken_microusd: int, low_usd: 
     """Queue an event when taking these credits brought a user below `low_usd`: once, until they are above it again."""
     if low_usd is None:
         return
-    left, low = ledger.balance(session, user_id).available_microusd, int(low_usd * _MICRO)
+    left, low = ledger.balance(session, user_id).available_microusd, int(low_usd * MICRO)
     if left < low <= left + taken_microusd and webhooks.has_endpoint(session):
         data = {"user_id": user_id, "available_microusd": left, "low_microusd": low}
         webhooks.put(session, [Happened(EventType.CREDITS_LOW, f"user:{user_id}", data)])

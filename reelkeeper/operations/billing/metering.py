@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
-from reelkeeper.model.money import Metric, UsageSource, end_of_month
+from reelkeeper.model.money import NANO_IN_MICRO, Metric, UsageSource, end_of_month
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
 from reelkeeper.rules.billing.allocation import (
@@ -40,7 +40,6 @@ CHANGES_FOR = timedelta(days=2)  # how long after a day its usage may still be c
 _ROLLED_UP_AT_ONCE = 10  # days in a run: many are left where an earlier version kept them all
 _LOOKED_BACK = timedelta(days=7)  # before a month, for the last known stored bytes
 _ONE_DAY = timedelta(days=1)
-_NANO_IN_MICRO = 1_000
 
 
 class Collected(NamedTuple):
@@ -151,7 +150,7 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, i
                 charges.replace(session, [day], share(of_day, of_users, tiers, book))
             if not is_over:
                 nanousd = sum(cost.billed_nanousd for cost in of_day if cost.item.service not in MAKING)
-                spend_counters.note_charged(session, day, -(-nanousd // _NANO_IN_MICRO))
+                spend_counters.note_charged(session, day, -(-nanousd // NANO_IN_MICRO))
     return len(stale)
 
 

@@ -37,7 +37,6 @@ from reelkeeper.store.videos.videos import live_videos
 _HISTORY_DAYS: Final = 730
 _TIERS_OVER_DAYS: Final = 60  # their uploads show which tiers continue to upload
 _ONE_DAY: Final = timedelta(days=1)
-_MICRO: Final = 10**6
 _COLD: Final = StorageClass.INFREQUENT_ACCESS
 
 Days = Mapping[date, float]

@@ -13,12 +13,13 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
 from reelkeeper.model import Outcome, Refusal
+from reelkeeper.model.money import MICRO
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
@@ -56,7 +57,6 @@ from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.videos.videos import list_videos
 
 _LOOKED_AT = 200  # videos read for one batch
-_MICRO: Final = 10**6
 
 
 class CompressionJob(NamedTuple):
@@ -108,7 +108,7 @@ class Cost:
             if self._usd_per_day is None:
                 job_totals.add(session, [scope], {self._day: more})
             # guard transcode.usd_per_day: encodes exceed the day's limit in dollars
-            elif not job_totals.add_within(session, scope, self._day, more, int(self._usd_per_day * _MICRO)):
+            elif not job_totals.add_within(session, scope, self._day, more, int(self._usd_per_day * MICRO)):
                 return False
         self._reserved += more
         return True

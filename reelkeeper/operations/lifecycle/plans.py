@@ -16,6 +16,7 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import GuardRefused, OnTrial, OrchestratorError, PlanRefused
 from reelkeeper.model import Action, Done, Grace, KeptTogether, PlannedRule, PlanSummary, Verdict, Video
+from reelkeeper.model.money import MICRO
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.policies import at as policies_at
@@ -56,7 +57,6 @@ from reelkeeper.store.videos import stock
 from reelkeeper.store.videos.videos import live_videos
 
 Limit = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
-_MICROUSD = 10**6
 _OF_ITS_TIME = timedelta(days=1)  # a plan as of another day tries that day
 _ALL = 10**9  # items: more than any plan has
 
@@ -153,7 +153,7 @@ def make_purge(
         grace=grace,
         service_keys=service_keys,
         max_videos=max_videos,
-        microusd_per_gb=int(tariff.STANDARD.storage_usd_per_gb_month * _MICROUSD),
+        microusd_per_gb=int(tariff.STANDARD.storage_usd_per_gb_month * MICRO),
     )
     return plan_id
 

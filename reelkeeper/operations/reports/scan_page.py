@@ -6,12 +6,12 @@ from decimal import Decimal
 from functools import reduce
 
 from reelkeeper.model.document import Table
+from reelkeeper.model.money import MICRO
 from reelkeeper.model.scan import Example, Kind, Part, Scan, Verdict
 from reelkeeper.operations.reports.text import FULL, Tile
 from reelkeeper.rules.core.wording import dollars, many, sentence, size
 from reelkeeper.rules.lifecycle.levers import list_usd
 
-_MICRO = 10**6
 _MONTHS = 12
 _BY_AGE, _BY_MONTH = "By age", "By month"
 
@@ -190,4 +190,4 @@ def _oldest(scan: Scan) -> str:
 
 
 def _usd(amount: Decimal) -> str:
-    return dollars(amount * _MICRO)
+    return dollars(amount * MICRO)

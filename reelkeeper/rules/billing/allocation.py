@@ -18,7 +18,7 @@ from functools import cache, partial
 from itertools import chain
 from typing import Final, NamedTuple
 
-from reelkeeper.model.money import Charge, Metric, StorageClass, UsageSource, Used
+from reelkeeper.model.money import NANO, NANO_IN_MICRO, Charge, Metric, StorageClass, UsageSource, Used
 from reelkeeper.rules.billing import pricing
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
@@ -37,8 +37,6 @@ CHARGED: Final = (
     Metric.JOB_MICROUSD,
     Metric.JOB_REBATE_MICROUSD,
 )
-_NANO: Final = 10**9
-_NANO_IN_MICRO: Final = 1_000
 _ONE_DAY: Final = timedelta(days=1)
 
 
@@ -138,7 +136,7 @@ def share(
 
 def rebate_of(usage: Used) -> int:
     """Return by how many nano-dollars a provider charged less than the list price; negative: more."""
-    return usage.quantity * _NANO_IN_MICRO if usage.metric == Metric.JOB_REBATE_MICROUSD else 0
+    return usage.quantity * NANO_IN_MICRO if usage.metric == Metric.JOB_REBATE_MICROUSD else 0
 
 
 def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[date, list[Used]]]:
@@ -204,19 +202,19 @@ def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineI
         return (_r2(classes[billed_in][0], kind, "Operations", classes[billed_in][1], MILLION),) if billed_in else ()
     made = ":".join(filter(None, (usage.provider, usage.resource)))
     if usage.metric in {Metric.JOB_MICROUSD, Metric.JOB_REBATE_MICROUSD}:  # of an SKU apart, beside flat prices
-        nanousd = Fraction(_NANO_IN_MICRO)
+        nanousd = Fraction(NANO_IN_MICRO)
         return (LineItem(f"clips-{made}", API, "Micro-dollars", nanousd, book.mark, usage.provider),)
     if usage.metric == Metric.JOBS:
         price, suffix = book.flat_price(usage.resource), f"-{made}" if made else ""
         return tuple(
-            LineItem(f"{name}{suffix}", name, "Jobs", Fraction(usd) * _NANO, book.mark, usage.provider)
+            LineItem(f"{name}{suffix}", name, "Jobs", Fraction(usd) * NANO, book.mark, usage.provider)
             for name, usd in ((COMPUTE, price.compute_usd), (API, price.api_usd))
         )
     return ()
 
 
 def _r2(service: str, kind: StorageClass, unit: str, usd: Decimal, units: int) -> LineItem:
-    return LineItem(pricing.sku(service, kind), service, unit, Fraction(usd) * _NANO / units, PRICE_BOOK, CLOUDFLARE)
+    return LineItem(pricing.sku(service, kind), service, unit, Fraction(usd) * NANO / units, PRICE_BOOK, CLOUDFLARE)
 
 
 def _bills(used: Mapping[LineItem, int], days_in_month: int) -> dict[str, int]:
@@ -239,4 +237,4 @@ def _bills(used: Mapping[LineItem, int], days_in_month: int) -> dict[str, int]:
             retrieval_gb=gb_months([so_far(RETRIEVAL, cold)]),
         ),
     )
-    return {line.sku: int(line.billed_usd * _NANO) for line in pricing.bill(usage).lines}
+    return {line.sku: int(line.billed_usd * NANO) for line in pricing.bill(usage).lines}

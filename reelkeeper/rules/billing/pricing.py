@@ -10,11 +10,10 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from reelkeeper.model.money import StorageClass
+from reelkeeper.model.money import MICRO, StorageClass
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, RATES, STANDARD
 from reelkeeper.rules.core.wording import size
 
-_MICROUSD: Final = 10**6
 _MAX_GB: Final = 10**9  # an exabyte, more than any account
 _MAX_OPERATIONS: Final = 10**14  # 38 million a second for a month
 _MAX_DIGITS: Final = 28
@@ -178,4 +177,4 @@ def within_allowance(size_bytes: int) -> str:
 
 def storage_microusd_per_month(size_bytes: int) -> int:
     """Return the monthly cost of `size_bytes` more, or less, beyond the free allowance, rounded half to even."""
-    return round(size_bytes * STANDARD.storage_usd_per_gb_month * _MICROUSD / GB)
+    return round(size_bytes * STANDARD.storage_usd_per_gb_month * MICRO / GB)

@@ -13,11 +13,11 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.errors import ModelRefused
+from reelkeeper.model.money import MICRO
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.rules.billing.catalogue import Clip, JobPrice, ModelEntry, Percent, VendorPrice
 from reelkeeper.rules.billing.pricing import cost_until
 
-_MICROUSD: Final = 10**6
 _LARGEST_OBJECT: Final = 5 * 10**12  # bytes, R2's limit
 _MAX_NAMED: Final = 20  # models in a refusal
 _EXACT: Final = 80  # digits, more than any product needs: only the sum is rounded, and up
@@ -173,7 +173,7 @@ def quote(job: JobSpec, book: PriceBook = PriceBook(), provider: str | None = No
         if first and provider not in {None, first.provider}:
             parts, cost, _ = _amounts(job, book, first.at(provider), storage)
         total_microusd, cost_microusd = _to_microusd(total), _to_microusd(cost)
-    base, complexity, stored = (int(part * _MICROUSD) for part in parts)
+    base, complexity, stored = (int(part * MICRO) for part in parts)
     margin = total_microusd - base - complexity - stored
     return Quote(book.mark, job.model, base, complexity, stored, margin, total_microusd, cost_microusd)
 
@@ -210,4 +210,4 @@ def _cost_at(job: JobSpec, book: PriceBook, provider: str, storage: Decimal) -> 
 
 
 def _to_microusd(usd: Decimal) -> int:
-    return int((usd * _MICROUSD).to_integral_value(ROUND_CEILING))
+    return int((usd * MICRO).to_integral_value(ROUND_CEILING))

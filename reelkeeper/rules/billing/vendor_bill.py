@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from reelkeeper.model.money import SentJob, VendorJob
-
-_NANO_IN_MICRO: Final = 1_000
+from reelkeeper.model.money import NANO_IN_MICRO, SentJob, VendorJob
 
 
 class JobBill(NamedTuple):
@@ -49,7 +47,7 @@ class VendorComparison(NamedTuple):
     @property
     def ours_nanousd(self) -> int:
         """The known cost of all our jobs."""
-        alone = sum((job.cost_microusd or 0) * _NANO_IN_MICRO for job in (*self.only_ours, *self.summed))
+        alone = sum((job.cost_microusd or 0) * NANO_IN_MICRO for job in (*self.only_ours, *self.summed))
         return alone + sum(bill.ours_nanousd or 0 for bill in self.both)
 
     @property
@@ -83,7 +81,7 @@ def compare(
             continue
         if job:
             found.add(job.key)
-        cost = None if job is None or job.cost_microusd is None else job.cost_microusd * _NANO_IN_MICRO
+        cost = None if job is None or job.cost_microusd is None else job.cost_microusd * NANO_IN_MICRO
         job_id = job.job_id if job else key.rpartition("-")[0]  # of an attempt that was not recorded
         both.append(JobBill(job_id, str(entry.id), cost, entry.cost_nanousd))
     missing = [
@@ -117,11 +115,11 @@ def never_made(found: VendorComparison, first: datetime, before: datetime) -> li
         # guard charges.maybe_ours: a job at the vendor whose answer was lost counts in no budget
         return doubtful[len(found.only_theirs) :]
     known = sum(job.cost_microusd or 0 for job in judged if job.vendor_id is not None)
-    room, dropped = (found.theirs_nanousd or 0) - known * _NANO_IN_MICRO, []
+    room, dropped = (found.theirs_nanousd or 0) - known * NANO_IN_MICRO, []
     for job in doubtful:
         # guard charges.room: what a vendor's sum has beside our known jobs counts in no budget
         if room > 0:
-            room -= (job.cost_microusd or 0) * _NANO_IN_MICRO
+            room -= (job.cost_microusd or 0) * NANO_IN_MICRO
         else:
             dropped.append(job)
     return dropped

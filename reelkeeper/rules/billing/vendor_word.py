@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.money import MICRO
 
 RULE: Final = "vendor_cost"  # the alert's
 _TIMES: Final = 10  # of the book, above and below which a figure is not believed
@@ -21,7 +22,6 @@ _OWN: Final = {
     "comfyui",
     "local",
 }  # servers of one's own, which may well cost less than the book has, or nothing
-_MICROUSD: Final = 10**6
 
 
 class VendorWord(NamedTuple):
@@ -42,9 +42,7 @@ class VendorWord(NamedTuple):
 
     def finding(self, job_id: str, price_mark: str, day: str) -> Finding | None:
         """Make the finding that the book is wrong, once for each of its prices, or a figure absurd, once a day."""
-        said, booked = (
-            f"${Decimal(amount) / _MICROUSD:,.4f}" for amount in (self.reported_microusd, self.booked_microusd)
-        )
+        said, booked = (f"${Decimal(amount) / MICRO:,.4f}" for amount in (self.reported_microusd, self.booked_microusd))
         if not self.is_believed:
             period, title = day, f"{self.provider} states an absurd cost for a job of {self.model}"
             text = f"{said} for job {job_id}, which the book has at {booked}: it counts as the book has it."

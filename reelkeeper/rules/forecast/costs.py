@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from reelkeeper.model.document import Table
-from reelkeeper.model.money import TOO_SHORT, CostForecast
+from reelkeeper.model.money import MICRO, TOO_SHORT, CostForecast
 from reelkeeper.rules.billing.allocation import STORAGE
 from reelkeeper.rules.billing.pricing import gb_months
 from reelkeeper.rules.core.wording import dollars
@@ -26,13 +26,10 @@ from reelkeeper.rules.forecast.month import Outlook, outlook
 from reelkeeper.rules.forecast.series import Values
 from reelkeeper.rules.forecast.storage import Stock, daily_peaks
 
-_MICRO_USD = 10**6
-
 TOTAL: Final = ""
 _MIDDLE: Final = tuple(at / 20 for at in range(1, 20))  # equally likely: the mean of their prices is the expected one
 _PROBABILITIES: Final = (0.025, *_MIDDLE, 0.975)
 _TOGETHER: Final = 0.5  # correlation of the errors of two lines
-_MICRO: Final = 10**6
 _WEEK: Final = 7
 
 
@@ -151,7 +148,7 @@ def rows(costs: Sequence[Cost], as_of: datetime) -> list[CostForecast]:
     found = []
     for cost in costs:
         mean, low80, high80, low95, high95 = (
-            round(usd * _MICRO) for usd in (cost.mean_usd, *cost.bounds[80], *cost.bounds[95])
+            round(usd * MICRO) for usd in (cost.mean_usd, *cost.bounds[80], *cost.bounds[95])
         )
         found.append(CostForecast(cost.month, cost.service, as_of, mean, low80, high80, low95, high95, cost.method))
     return found
@@ -244,4 +241,4 @@ def by_service(costs: Sequence[Cost]) -> Table:
 
 def in_dollars(amount: float) -> str:
     """Format dollars."""
-    return dollars(amount * _MICRO_USD)
+    return dollars(amount * MICRO)

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import pandas as pd
 
-from reelkeeper.model.money import StorageClass
+from reelkeeper.model.money import MICRO, StorageClass
 from reelkeeper.rules.billing.allocation import API, CLASS_A, CLASS_B, COMPUTE, RETRIEVAL
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, bill
 from reelkeeper.rules.billing.quote import PriceBook
@@ -16,7 +16,6 @@ from reelkeeper.rules.billing.tariff import GB
 Price: TypeAlias = Callable[[float], float]  # usage of a month to dollars, as billed
 
 PART = ""  # in place of a service: other lines already charge it
-_MICROUSD = 10**6
 _INFREQUENT = StorageClass.INFREQUENT_ACCESS
 
 
@@ -63,12 +62,12 @@ def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> UsageLine:
 
 def clips(model: str, history: "pd.Series[float]") -> UsageLine:
     """Return the line of a vendor's charges for the clips of one model, in micro-dollars."""
-    return UsageLine(f"clips {model}", history, {API: lambda used: used / _MICROUSD}, f"model:{model}")
+    return UsageLine(f"clips {model}", history, {API: lambda used: used / MICRO}, f"model:{model}")
 
 
 def provider(scope: str, history: "pd.Series[float]") -> UsageLine:
     """Return the line of the cost of all jobs of a provider, in micro-dollars; `scope` is such as `provider:fal`."""
-    return UsageLine(scope, history, {PART: lambda used: used / _MICROUSD}, scope)
+    return UsageLine(scope, history, {PART: lambda used: used / MICRO}, scope)
 
 
 def storage_usd(standard_gb_months: Decimal, infrequent_gb_months: Decimal) -> float:

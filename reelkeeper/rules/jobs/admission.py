@@ -9,11 +9,10 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reelkeeper.model.money import SoFar, next_month
+from reelkeeper.model.money import MICRO, SoFar, next_month
 from reelkeeper.rules.spend.limits import SpendLimit, check_each_once
 
 _DAY_SECONDS: Final = 86_400
-_MICROUSD: Final = 10**6
 _Usd = Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=6)]
 
 
@@ -114,7 +113,7 @@ def over_budget(
         (policy.daily_limit_usd, spent.today_microusd, "today", tomorrow),
     ):
         # guard admission.budget_in_flight: a burst of jobs exceeds the budget before the first has a cost
-        if limit_usd is not None and so_far + spent.in_flight_microusd + cost_microusd > limit_usd * _MICROUSD:
+        if limit_usd is not None and so_far + spent.in_flight_microusd + cost_microusd > limit_usd * MICRO:
             return f"over budget for {name}; try again after {ends:%Y-%m-%d %H:%M} UTC", ends
     return None
 

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from reelkeeper.model.jobs import JobState
+from reelkeeper.model.money import MICRO
 from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.limit_scopes import limits_of
@@ -41,7 +42,6 @@ _Job = TypeVar("_Job", FinishedJob, JobAtWork)
 LOOKED_BACK: Final = timedelta(days=1)  # older jobs say nothing about the present server
 _KNOWN: Final = timedelta(days=30)  # after a lane's last step, until it is forgotten if it has no jobs
 TOO_FEW: Final[Reason] = "too_few_jobs"
-_MICROUSD: Final = 10**6
 _ALONE: Final = 1.25  # mean concurrency up to which a job counts as having run alone
 _KEPT: Final = 32  # jobs of a model that ran alone
 _BELIEVED: Final = 5  # the number of them that corrects the prior
@@ -244,7 +244,7 @@ def _timed_cost(job: FinishedJob, book: PriceBook) -> float:
     entry = book.entry(job.model)
     if entry and entry.is_billed_by_clip:
         return 0.0
-    return _MICROUSD * float(book.flat_price(job.model).cost_usd) if job.cost_microusd is None else job.cost_microusd
+    return MICRO * float(book.flat_price(job.model).cost_usd) if job.cost_microusd is None else job.cost_microusd
 
 
 def _took(job: FinishedJob) -> float:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from reelkeeper.model.key_patterns import VIDEO_EXTENSIONS
+from reelkeeper.model.money import MICRO
 from reelkeeper.model.scan import Folders, Kind, Lever, Part, Sample, Verdict
 from reelkeeper.rules.billing.pricing import (
     InfrequentAccessUsage,
@@ -27,7 +28,6 @@ MIN_USD_A_MONTH: Final = 1  # less in a year than an hour of anybody's time
 MOST_MONTHS: Final = 12  # in which what is done once must have come back
 _NAMED_FOLDERS: Final = 8
 _MIN_OF_ONE_USER: Final = 20  # objects; a smaller bucket may well be of one
-_MICRO: Final = 10**6
 _ENDS: Final = {
     Kind.VIDEO: VIDEO_EXTENSIONS,
     Kind.IMAGE: ("jpg", "jpeg", "png", "webp", "gif", "avif", "heic"),
@@ -201,9 +201,9 @@ def remarks(total: Part, users: Sequence[Part], billed_usd: Decimal, made: Seque
         yield f"All of it is within R2's free {free} GB: it costs nothing yet if the account stores nothing else."
     worth = [lever for lever in made if lever.verdict is Verdict.WORTH]
     if worth:
-        yield f"The largest lever: {worth[0].title.lower()}, {dollars(worth[0].usd_a_month * _MICRO)} a month."
+        yield f"The largest lever: {worth[0].title.lower()}, {dollars(worth[0].usd_a_month * MICRO)} a month."
     elif billed_usd:
-        yield f"No lever is worth pulling: none brings {dollars(Decimal(MIN_USD_A_MONTH * _MICRO))} a month."
+        yield f"No lever is worth pulling: none brings {dollars(Decimal(MIN_USD_A_MONTH * MICRO))} a month."
     if len(worth) > 1:
         yield "Levers overlap, so their dollars do not add up."
     yield "Requests, and generation, which costs a service far more than storage, do not show in a listing."

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Freed, Saved
+from reelkeeper.model.money import MICRO, NANO, Freed, Saved
 from reelkeeper.rules.billing.cheaper import Cheaper, Repeat, Spent
 from reelkeeper.rules.billing.pricing import (
     InfrequentAccessUsage,
@@ -35,8 +35,6 @@ LEFTOVERS: Final = "leftovers"
 KINDS: Final = (SMALLER, GONE, LEFTOVERS)
 _FRAMES: Final = {"to 480p": 854 * 480, "to 720p": 1280 * 720, "to 1080p": 1920 * 1088}
 _KIND_OF: Final = {"replaced": SMALLER, "orphan": LEFTOVERS}  # the other rules retire videos
-_NANO: Final = 10**9
-
 RULE: Final = "saving"
 _LEAST_USD: Final = Decimal(1)  # a month; a smaller saving is not worth reading about
 _EXPECTED_SIZE_PERCENT: Final = 50  # of a compressed video, of its source: a promise that is sooner kept than broken
@@ -44,7 +42,6 @@ _COLD_MONTHS: Final = 3  # that videos are expected to stay in the cheaper stora
 _MOST_USERS: Final = 3  # with idle videos that are named
 _IDLE_DAYS: Final = 30  # a video this old, and not viewed for this long, is idle
 _HALF: Final = 2
-_MICRO: Final = 10**6
 _ONE_KEY: Final = "One Idempotency-Key for all tries of a request, such as the id of the user's click."
 _SHARE: Final = "`shared: true` in requests whose videos may be given to any user."
 _KEEP: Final = "pruning.budget_bytes of the policies, or a longer retention of the tiers."
@@ -86,7 +83,7 @@ def of_verdict(verdict: Verdict, policy: LifecyclePolicy, tiers: Tiers, as_of: d
     if verdict.rule == "past_retention":
         return Saving(a_month, None)
     days = payback.days(Stay(policy.tiers_for(video, tiers).remaining_days(video.tier, video.created_at, as_of)))
-    return Saving(a_month, round(video.size_bytes * days * USD_PER_BYTE_DAY * _MICRO))
+    return Saving(a_month, round(video.size_bytes * days * USD_PER_BYTE_DAY * MICRO))
 
 
 class SmallerBy(NamedTuple):
@@ -112,7 +109,7 @@ def smaller_by_model(
     saved: defaultdict[tuple[str | None, str], float] = defaultdict(float)
     for item in less:
         days = ((min(item.went, until) if item.went else until) - item.day).days - grace_days
-        saved[item.model, frame_class(item.pixels)] += item.size_bytes * max(days, 0) * USD_PER_BYTE_DAY * _MICRO
+        saved[item.model, frame_class(item.pixels)] += item.size_bytes * max(days, 0) * USD_PER_BYTE_DAY * MICRO
     sums: defaultdict[tuple[str | None, str], SearchTotals] = defaultdict(SearchTotals)
     for model, pixels, some in totals:
         key = model, frame_class(pixels)
@@ -242,7 +239,7 @@ def findings(
         )
         for user_id, size_bytes in users
     ]
-    least = max(1, int(_LEAST_USD * _MICRO))
+    least = max(1, int(_LEAST_USD * MICRO))
     worth = [finding for finding in found if (finding.impact_microusd or 0) >= least]
     return sorted(worth, key=lambda finding: (-(finding.impact_microusd or 0), finding.scope))
 
@@ -260,7 +257,7 @@ def _again(cause: Repeat, spent: Spent) -> Finding:
         case _:
             title, suggestion = f"Answer {jobs} a month from the cache", _KEEP
             text = "They made what had been made before, and was no longer in the cache."
-    return _finding(cause, Decimal(spent.microusd) / _MICRO, title, text, suggestion)
+    return _finding(cause, Decimal(spent.microusd) / MICRO, title, text, suggestion)
 
 
 def _way(way: Cheaper) -> Finding:
@@ -293,7 +290,7 @@ def _class_saving(idle: Idle, usage: Usage) -> Decimal:
 
 
 def _finding(scope: str, usd: Decimal, title: str, text: str, suggestion: str) -> Finding:
-    microusd = int(usd * _MICRO)
+    microusd = int(usd * MICRO)
     shown = dollars(microusd)
     return Finding(
         RULE,
@@ -342,4 +339,4 @@ def kind_of(rule: str) -> str:
 
 def a_day(size_bytes: int) -> int:
     """Return the cost of storing `size_bytes` for one day, in nano-dollars at list price."""
-    return round(size_bytes * STANDARD.storage_usd_per_gb_month * _NANO / (GB * DAYS_A_MONTH))
+    return round(size_bytes * STANDARD.storage_usd_per_gb_month * NANO / (GB * DAYS_A_MONTH))

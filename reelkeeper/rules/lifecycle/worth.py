@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model import Media, SearchTotals
+from reelkeeper.model.money import MICRO
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, STANDARD
 from reelkeeper.rules.core.wording import many
 
@@ -26,7 +27,6 @@ REQUESTS_IN_PLACE_USD: Final = REQUESTS_USD + float(
 )
 USD_PER_BYTE_DAY: Final = float(STANDARD.storage_usd_per_gb_month) / GB / DAYS_A_MONTH
 _HOUR_SECONDS: Final = 3600
-_MICRO: Final = 10**6
 
 
 class Effort(NamedTuple):
@@ -145,12 +145,12 @@ class Worth(NamedTuple):
     @property
     def gain_microusd(self) -> int:
         """The same in micro-dollars."""
-        return round(self.gain_usd * _MICRO)
+        return round(self.gain_usd * MICRO)
 
     @property
     def cost_microusd(self) -> int:
         """The same in micro-dollars."""
-        return round(self.cost_usd * _MICRO)
+        return round(self.cost_usd * MICRO)
 
     @property
     def net_microusd(self) -> int:
@@ -181,7 +181,7 @@ class Worth(NamedTuple):
         """Explain the calculation."""
         price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
         saved, original, cpu_seconds = (
-            each / self.chance for each in (self.saved_bytes / _MICRO, self.original_bytes / _MICRO, self.cpu_seconds)
+            each / self.chance for each in (self.saved_bytes / MICRO, self.original_bytes / MICRO, self.cpu_seconds)
         )
         less = f"{saved:.2f} MB less for {many(self.days, 'day')}"
         if self.grace_days:
@@ -257,7 +257,7 @@ def expectation(before: SearchTotals) -> str:
 def cpu_seconds_a_byte(codec: str) -> float:
     """Return the expected CPU seconds of a search for each byte of a source, at the usual preset and density."""
     usual = EFFORTS[codec][USUAL_PRESET[codec]]
-    return 8 / USUAL_BITS_PER_PIXEL / _MICRO * _search_seconds(usual, EXPECTED_PROBES)
+    return 8 / USUAL_BITS_PER_PIXEL / MICRO * _search_seconds(usual, EXPECTED_PROBES)
 
 
 def effort(codec: str, preset: int) -> Effort:
@@ -280,7 +280,7 @@ def at_presets(
 
     `kept` is the share of picture bytes kept at the usual preset.
     """
-    megapixels = media.width * media.height * media.frames / _MICRO
+    megapixels = media.width * media.height * media.frames / MICRO
     found = {}
     for preset in presets:
         known = effort(codec, preset)

@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge, JobTotal
+from reelkeeper.model.money import NANO, NANO_IN_MICRO, Charge, JobTotal
 from reelkeeper.rules.core.wording import usd
-from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, Spending, by_scope, scope_in_words
+from reelkeeper.rules.spend.budget import TOTAL, Spending, by_scope, scope_in_words
 from reelkeeper.rules.spend.residuals import Bounds, Judged, judge
 
 _A_DAY: Final = timedelta(days=1)
@@ -28,7 +28,6 @@ _LEAP_YEAR: Final = 2024  # any leap year: it has every date
 
 RULE: Final = "anomaly"
 DAYS_A_MONTH: Final = 30
-_NANO: Final = 10**9
 _CENT: Final = 10**7  # nano-dollars; less is negligible
 _FULL: Final = 100  # percent
 _NAMED: Final = 3  # services in a finding
@@ -146,7 +145,7 @@ def news(days: Days, policy: AnomalyPolicy) -> Odd | None:
 
 
 def _direction(verdict: Judged | None, policy: AnomalyPolicy) -> int:
-    if verdict is None or not verdict.direction or abs(verdict.actual - verdict.expected) < policy.floor_usd * _NANO:
+    if verdict is None or not verdict.direction or abs(verdict.actual - verdict.expected) < policy.floor_usd * NANO:
         return 0
     return verdict.direction
 
@@ -165,7 +164,7 @@ def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) ->
         actual, before = values[n], values[n - 1]
         if days[n] is not None or actual is None or not before:
             continue
-        if actual > before * _EARLY_FACTOR and actual - before >= policy.floor_usd * _NANO:
+        if actual > before * _EARLY_FACTOR and actual - before >= policy.floor_usd * NANO:
             return Odd(Judged(spending.day(n), actual, log(actual / before), 1), actual - before, goes_on=False)
     return None
 

@@ -9,9 +9,9 @@ from datetime import date, datetime, timedelta
 from typing import Final
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge, CostForecast
+from reelkeeper.model.money import NANO_IN_MICRO, Charge, CostForecast
 from reelkeeper.rules.core.wording import many, usd
-from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, BudgetPolicy, Period, Span, nanousd, spans
+from reelkeeper.rules.spend.budget import TOTAL, BudgetPolicy, Period, Span, nanousd, spans
 
 RULE: Final = "forecast_breach"
 RATE_DAYS: Final = 30  # for the run rate

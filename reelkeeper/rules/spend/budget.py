@@ -17,15 +17,13 @@ from typing import Annotated, Final, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge, JobTotal, end_of_month
+from reelkeeper.model.money import NANO, NANO_IN_MICRO, Charge, JobTotal, end_of_month
 from reelkeeper.rules.core.wording import usd
 
 _DAY: Final = timedelta(days=1)
 
 RULE: Final = "budget"
 TOTAL: Final = "total"
-_NANO: Final = 10**9
-NANO_IN_MICRO: Final = 1000
 FULL: Final = 100  # percent
 _A_DAY: Final = timedelta(days=1)
 _NAMED: Final = 3  # services in a finding
@@ -157,7 +155,7 @@ def _span(budget: Budget, day: date, charges: Sequence[Charge]) -> Span:
         name = f"{day:%Y-%m}"
         first, last = day.replace(day=1), end_of_month(day)
     spent = sum(nanousd(charge, budget.scope) for charge in charges if first <= charge.day <= last)
-    return Span(budget, name, first, last, int(budget.usd * _NANO), spent, charges)
+    return Span(budget, name, first, last, int(budget.usd * NANO), spent, charges)
 
 
 def _crossing(span: Span, level: int, as_of: datetime) -> Finding:

@@ -11,10 +11,10 @@ from statistics import fmean, median
 from typing import Final, NamedTuple
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge
+from reelkeeper.model.money import NANO, NANO_IN_MICRO, Charge
 from reelkeeper.rules.core.wording import usd
 from reelkeeper.rules.spend.anomaly import DAYS_A_MONTH, AnomalyPolicy
-from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, by_scope, scope_in_words
+from reelkeeper.rules.spend.budget import TOTAL, by_scope, scope_in_words
 
 RULE: Final = "drift"
 _WEEK: Final = 7
@@ -22,7 +22,6 @@ _LEAST_DAYS: Final = 5  # of a week, for a known mean
 _APART: Final = 4  # weeks
 _HALF_A_YEAR: Final = 26  # weeks
 _LEAST_CHANGES: Final = 4  # for a trend: thirteen weeks in all
-_NANO: Final = 10**9
 _FULL: Final = 100  # percent
 _GROWTH_PERCENT: Final = 35  # in four weeks, beyond the trend, from which on it is reported
 
@@ -45,7 +44,7 @@ def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) 
         if (change := drift(values[:ends])) is not None:
             before, now, trend = change
             expected = before * exp(trend)
-            if now > expected * (1 + _GROWTH_PERCENT / _FULL) and now - expected >= policy.floor_usd * _NANO:
+            if now > expected * (1 + _GROWTH_PERCENT / _FULL) and now - expected >= policy.floor_usd * NANO:
                 found[scope] = _finding(scope, before, now, expected, monday)
     if any(scope.startswith("service:") for scope in found):
         found.pop(TOTAL, None)

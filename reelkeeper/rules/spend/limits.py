@@ -13,7 +13,7 @@ from typing import Annotated, Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import JobTotal
+from reelkeeper.model.money import MICRO, JobTotal
 from reelkeeper.rules.core import limit_scopes
 from reelkeeper.rules.core.limit_scopes import LimitScope
 from reelkeeper.rules.core.wording import exact, many
@@ -23,7 +23,6 @@ RULE: Final = "spend_limit"
 IN_FLIGHT: Final = ""  # the period name of jobs in flight, which count in every period
 NEARLY: Final = 80  # percent
 ALL: Final = "all:jobs"  # the scope of the limits that decline every new job
-_MICROUSD: Final = 10**6
 
 
 class SpendLimit(BaseModel):
@@ -42,7 +41,7 @@ class SpendLimit(BaseModel):
     @property
     def microusd(self) -> int:
         """The same in micro-dollars."""
-        return int(self.usd * _MICROUSD)
+        return int(self.usd * MICRO)
 
 
 class LimitUse(NamedTuple):
