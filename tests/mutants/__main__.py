@@ -8,7 +8,7 @@ import tempfile
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.ablation.copies import Copy, Ran
 from tests.ablation.guards import ROOT, guards, witnesses
 from tests.mutants.operators import Mutant, mutants, valid
-from tests.mutants.reach import Reach
+from tests.mutants.reach import KINDS, Reach
 
 _LEFT_OUT = ("/migrations/", "/charts/", "__main__")
 _WORDS = ("killed", "survived", "equivalent")
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=20, help="mutants of each room")
     parser.add_argument("--seed", default=str(time.time_ns()), help="of what is drawn; printed")
     parser.add_argument("--tests", type=int, default=25, help="that run a mutant's lines, the nearest, are asked")
+    parser.add_argument("--long", action="store_true", help="ask as many long tests too; to find them takes an hour")
     parser.add_argument("--matching", default="", help="only mutants whose key matches this expression")
     asked = parser.parse_args()
     there = {
@@ -45,13 +46,14 @@ def main() -> int:
     sys.stdout.write(f"SEED={asked.seed}\n")
     sys.stdout.flush()
     drawn = [(room, one) for room, found in there.items() for one in draw(found, f"{asked.seed} {room}", asked.number)]
-    reach, reasons, verdicts, survivors = Reach(), equivalents(), Counter[tuple[str, str]](), []
+    reaches = [Reach(kind) for kind in (KINDS if asked.long else KINDS[:1])]
+    reasons, verdicts, survivors = equivalents(), Counter[tuple[str, str]](), []
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(Copy(Path(folder, "tree"))) as copy,
         suppress(KeyboardInterrupt),
     ):
-        for room, word, key in _told(drawn, Jury(copy, reasons), reach, asked.tests):
+        for room, word, key in _told(drawn, Jury(copy, reasons), reaches, asked.tests):
             verdicts[room, word] += 1
             survivors += [key] if word == "survived" else []
     sys.stdout.write("\n".join([*table({room: len(found) for room, found in there.items()}, verdicts), ""]))
@@ -61,12 +63,14 @@ def main() -> int:
     return 1 if stale else 0
 
 
-def _told(drawn: list[tuple[str, Mutant]], jury: "Jury", reach: Reach, most: int) -> Iterator[tuple[str, str, str]]:
+def _told(
+    drawn: list[tuple[str, Mutant]], jury: "Jury", reaches: Sequence[Reach], most: int
+) -> Iterator[tuple[str, str, str]]:
     """Give the room, the verdict and the key of each mutant, and print them with how long the others will take."""
     began = time.monotonic()
     for done, (room, one) in enumerate(drawn, 1):
         at = time.monotonic()
-        word, by = jury.verdict(one, reach.tests_of(one, most))
+        word, by = jury.verdict(one, [test for reach in reaches for test in reach.tests_of(one, most)])
         now = time.monotonic()
         left = (now - began) / done * (len(drawn) - done) / 60
         sys.stdout.write(f"{done:>4}/{len(drawn)}, {left:.0f} min left  {word:11}{now - at:5.1f} s  {one.key}\n")
@@ -150,7 +154,7 @@ class Jury:
             if ran.failed[0] not in asked or self._is_sound(ran.failed[0]):
                 return "killed", ran.failed[0]
             asked.remove(ran.failed[0])
-        return "survived", "no quick test runs it"
+        return "survived", "no test of these runs it"
 
     def _is_sound(self, test: str) -> bool:
         if test not in self._passes:

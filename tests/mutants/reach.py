@@ -1,6 +1,7 @@
-"""Which quick tests run a line of the library, by one run of them all with coverage.
+"""Which quick or long tests run a line of the library, by one run of them all with coverage.
 
-It is kept until the library changes; of tests, only the files that have changed run again.
+It is kept until the library changes; of tests, only the files that have changed run again. Of long ones, what needs
+PostgreSQL is left out.
 """
 
 import ast
@@ -21,16 +22,18 @@ from tests.mutants.operators import Mutant
 
 FOLDERS: Final = tuple(f"tests/{room}" for room in ("rules", "operations", "store", "adapters", "api", "cli"))
 _KEPT: Final = ROOT / "build" / "mutants"
-_MEASURED: Final = {0, 1, 5}  # pytest's: all passed, some failed, no quick test there
+_CHOSEN: Final = {"quick": ("-m", "not long"), "long": ("-m", "long and not soak", "-k", "not postgresql")}
+KINDS: Final = tuple(_CHOSEN)
+_MEASURED: Final = {0, 1, 5}  # pytest's: all passed, some failed, no such test there
 
 
 class Reach:
-    """Tests by the lines that they run in this process. What a test starts as another program is not seen."""
+    """Quick or long tests by the lines that they run in this process. What a test starts as a program is not seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         self._tests: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._size: Counter[str] = Counter()  # lines that a test runs: the fewer, the more it is about each
-        for coverage, tests in _measured().items():
+        for coverage, tests in _measured(kind).items():
             data = CoverageData(str(coverage))
             data.read()
             for file in (file for file in data.measured_files() if file.endswith(".py")):
@@ -70,10 +73,10 @@ def _uses(paths: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-def _measured() -> dict[Path, set[str]]:
+def _measured(kind: str) -> dict[Path, set[str]]:
     """Return the files of coverage, each with the files of tests that it is the newest of; measure what is missing."""
     library = b"".join(path.read_bytes() for path in sorted((ROOT / "reelkeeper").rglob("*.py")))
-    kept = _KEPT / hashlib.sha256(library).hexdigest()[:16]
+    kept = _KEPT / kind / hashlib.sha256(library).hexdigest()[:16]
     texts = {
         path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in FOLDERS
@@ -81,29 +84,29 @@ def _measured() -> dict[Path, set[str]]:
     }
     index = kept / "index.json"
     if not index.exists():
-        shutil.rmtree(_KEPT, ignore_errors=True)
+        shutil.rmtree(kept.parent, ignore_errors=True)
         kept.mkdir(parents=True)
         index.write_text("{}")
     known = {path: of for path, of in json.loads(index.read_text()).items() if path in texts}
     changed = [path for path, text in texts.items() if known.get(path, [""])[0] != text]
     if changed:
-        sys.stdout.write(f"{len(changed)} files of quick tests run once with coverage, to see which lines each runs\n")
+        sys.stdout.write(f"{kind} tests of {len(changed)} files run once with coverage, to see which lines each runs\n")
         sys.stdout.flush()
         number = 1 + max((number for _, number in known.values()), default=0)
-        _measure(changed, kept / str(number))
+        _measure(kind, changed, kept / str(number))
         known |= {path: [texts[path], number] for path in changed}
         index.write_text(json.dumps(known))
     found: dict[Path, set[str]] = defaultdict(set)
     for path, (_, number) in known.items():
-        if (kept / str(number)).exists():  # or they are all long
+        if (kept / str(number)).exists():  # or none is of this kind
             found[kept / str(number)].add(path)
     return found
 
 
-def _measure(tests: list[str], into: Path) -> None:
+def _measure(kind: str, tests: list[str], into: Path) -> None:
     settings = into.with_name("coverage.ini")
     settings.write_text(f"[run]\nsource_pkgs = reelkeeper\nbranch = false\ndata_file = {into}\n")
-    chosen = ["-q", "-m", "not long", "--numprocesses", "2", "--dist", "loadfile", "-p", "no:randomly", *tests]
+    chosen = ["-q", *_CHOSEN[kind], "--numprocesses", "2", "--dist", "loadfile", "-p", "no:randomly", *tests]
     measure = ["--cov=reelkeeper", f"--cov-config={settings}", "--cov-context=test", "--cov-report="]
     code = subprocess.run([sys.executable, "-m", "pytest", *chosen, *measure], cwd=ROOT, check=False).returncode
     # One that fails is told, and asked no mutant in vain: what it says without the change is asked as well.

@@ -12,17 +12,34 @@ from sqlmodel import SQLModel
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.billing.users import give
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos import images
 from reelkeeper.operations.videos.export import export
-from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.tables import daily_views, jobs, users, videos
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import (
+    credit_holds,
+    daily_views,
+    former_ids,
+    jobs,
+    keeps,
+    notices,
+    reservations,
+    storage_accounts,
+    uploads,
+    users,
+    videos,
+)
+from reelkeeper.store.videos import user_data
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
+from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.user_data import LEFT_OUT, TABLES, _tables
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 from tests.jobs import put, waiting
 from tests.marks import marked
+from tests.operations.books import DOLLAR
 
 PNG = b"\x89PNG\r\n\x1a\n a picture"
 
@@ -71,6 +88,41 @@ def test_an_export_has_only_this_users_rows_videos_and_images(ann: World, tmp_pa
     assert [path.name for path in tmp_path.iterdir() if "ann.zip" in path.name or path.name.startswith(".export")] == [
         "ann.zip"
     ]
+
+
+def test_of_two_users_who_have_something_in_each_table_each_gets_their_own(ann: World) -> None:
+    """The rows of one, in any table, name nothing of the other."""
+    engine = ann.workspace.engine
+    put(engine, [waiting("k")])
+    theirs = {"ann": ("v1", "j"), "bob": ("v4", "k")}
+    for user, (video, job) in theirs.items():
+        give(engine, user, DOLLAR, f"gift of {user}", by="front")
+        for scope, subject in (("user", user), ("video", video)):
+            hold(engine, HoldTerms(scope, subject, f"asked by {user}", "front"))
+        mine, made = {"id": f"of {user}"}, {"id": f"of {user}", "created_at": LONG_AGO, "expires_at": LONG_AGO}
+        upload = {"request_sha256": user, "video_id": f"new of {user}", "reservation_id": f"of {user}", "blob_id": 1}
+        notice = {"video_id": video, "tier": "free", "days": 3, "rule": "cold", "run_id": f"run for {user}"}
+        rows: dict[sa.Table, dict[str, object]] = {
+            reservations: made | {"user_id": user, "state": "open", "size_bytes": 1},
+            credit_holds: made | {"user_id": user, "state": "open", "amount_microusd": 1},
+            uploads: mine | upload | {"video_created_at": LONG_AGO, "url_until": LONG_AGO},
+            former_ids: {"id": f"earlier {user}", "user_id": user},
+            notices: notice | {"given_at": LONG_AGO, "expires_at": LONG_AGO},
+            keeps: mine | {"video_id": video, "author": user, "at": LONG_AGO, "days": 3, "until": LONG_AGO},
+        }
+        with transaction(engine, "test") as session:
+            for table, row in rows.items():
+                session.execute(sa.insert(table).values(row))
+            if user == "bob":
+                session.execute(sa.insert(storage_accounts).values(user_id=user))
+                session.execute(sa.insert(daily_views).values(video_id=video, day=LONG_AGO.date(), views=7))
+                session.execute(sa.update(jobs).where(jobs.c.id == job).values(user_id=user))
+    for user, other in (("ann", "bob"), ("bob", "ann")):
+        with reading(engine) as session:
+            found = {name: json.dumps([*rows]) for name, rows in user_data.rows(session, user)}
+        assert [name for name, text in found.items() if text == "[]"] == []
+        words = [f'{word}"' for word in (other, theirs[other][0])]  # each value above ends with its owner's name
+        assert [name for name, text in found.items() if any(word in text for word in words)] == []
 
 
 def test_thumbnails_beside_the_users_videos_are_in_it_and_no_others(world: World, tmp_path: Path) -> None:
