@@ -12,10 +12,11 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeploymen
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from deployments.orchestration import HEARTBEAT_SECONDS
-from reelkeeper.adapters.orchestrator import NEVER_BEGUN
+from reelkeeper.adapters.orchestrator import NEVER_BEGUN, names_at_prefect
 from reelkeeper.errors import LeaseUnrenewed, StorageError, Unavailable
 from reelkeeper.operations.alerts.alerts import NEVER_BEGAN_AFTER
 from reelkeeper.rules.alerts.alerting import Trouble
+from reelkeeper.rules.alerts.cadence import FLOWS
 
 SILENT_FOR: Final = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 _BEGINNING: Final = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
@@ -32,6 +33,9 @@ EARLIER_NAMES: Final = {
 }
 _ANY: Final = {"prefect.flow-run.*"}
 _RUNS: Final = {"prefect.resource.id": ["prefect.flow-run.*"]}
+_ROLE: Final = "prefect.resource.role"
+# guard outages.others_automations: on a server that others use as well, runs of theirs without a heartbeat are ended
+_OURS: Final = {_ROLE: "flow", "prefect.resource.name": names_at_prefect(FLOWS)}
 _EVENTS: Final = {
     Trouble.FAILED: {"prefect.flow-run.Failed", "prefect.flow-run.TimedOut"},
     Trouble.CRASHED: {"prefect.flow-run.Crashed"},
@@ -66,11 +70,11 @@ def inner() -> Iterator[AutomationCore]:
 
 
 def _again(name: str, trouble: Trouble, match: dict[str, list[str]]) -> AutomationCore:
-    tags = [{"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"} for tag in _SCHEDULED_AGAIN]
+    related = [_OURS, *({_ROLE: "tag", "prefect.resource.id": f"prefect.tag.{tag}"} for tag in _SCHEDULED_AGAIN)]
     return AutomationCore(
         name=f"Reelkeeper: {name}",
         description="Once, after two minutes, with the deployment's parameters; only runs that a schedule had started.",
-        trigger=EventTrigger(expect=_EVENTS[trouble], match=match, match_related=[*tags], posture=Posture.Reactive),
+        trigger=EventTrigger(expect=_EVENTS[trouble], match=match, match_related=related, posture=Posture.Reactive),
         actions=[RunDeployment(source="inferred", schedule_after=AGAIN_AFTER)],
     )
 
@@ -81,7 +85,7 @@ def telling(webhook_id: UUID) -> Iterator[AutomationCore]:
         yield AutomationCore(
             name=f"Reelkeeper: tell of {trouble} runs",
             description="Puts an alert into Reelkeeper's outbox.",
-            trigger=EventTrigger(expect=events, match=_RUNS, posture=Posture.Reactive),
+            trigger=EventTrigger(expect=events, match=_RUNS, match_related=[_OURS], posture=Posture.Reactive),
             actions=[CallWebhook(block_document_id=webhook_id, payload=_payload(trouble))],
         )
     yield AutomationCore(
@@ -122,6 +126,7 @@ def _silence(after: set[str], span: timedelta) -> EventTrigger:
         after=after,
         expect=_ANY,
         match=_RUNS,
+        match_related=[_OURS],
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from deployments import automations
 from deployments.pools import POOLS
 from reelkeeper.cli.commands.up import _DUE
+from reelkeeper.rules.alerts import cadence
 from reelkeeper.rules.alerts.cadence import CADENCES
 from tasks.plans import HELPERS
 
@@ -134,6 +135,10 @@ def test_every_deployment_runs_in_a_pool_of_bootstrap_with_a_heartbeat(entrypoin
     assert pool["name"] == ("encode" if entrypoint in TRANSCODING else "main")
     assert pool["name"] in POOLS
     assert pool["job_variables"] == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}}
+
+
+def test_flows_whose_runs_automations_end_and_tell_of_are_those_deployed() -> None:
+    assert {entrypoint.rpartition(".")[2] for entrypoint in DEPLOYMENTS} == {*cadence.FLOWS}
 
 
 @pytest.mark.parametrize("entrypoint", SCHEDULED)

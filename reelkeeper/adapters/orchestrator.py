@@ -9,7 +9,7 @@ POST /deployments/ID/create_flow_run         idempotency_key: repeating one retu
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -51,8 +51,8 @@ class Orchestrator:
             run = _call(client, "POST", path, body, self._csrf(client), what="a new run")
         return str(run.get("id"))
 
-    def ended_badly(self, since: datetime, limit: int = 100) -> list[EndedRun]:
-        """List the last runs of deployments that failed or crashed after `since`, the latest first.
+    def ended_badly(self, flows: Iterable[str], since: datetime, limit: int = 100) -> list[EndedRun]:
+        """List the last runs of deployments of these flows that failed or crashed after `since`, the latest first.
 
         Raises OrchestratorError, which never contains an address.
         """
@@ -61,13 +61,13 @@ class Orchestrator:
             "end_time": {"after_": since.isoformat()},
             "deployment_id": {"is_null_": False},  # others show their error to a person
         }
-        body = {"flow_runs": wanted, "sort": "END_TIME_DESC", "limit": limit}
+        body = {"flow_runs": wanted, "flows": _of(flows), "sort": "END_TIME_DESC", "limit": limit}
         with httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS) as client:
             headers = self._csrf(client)
             runs = _list(client, "/flow_runs/filter", body, headers, what="runs that ended badly")
             ids = {"id": {"any_": sorted({str(run["flow_id"]) for run in runs})}}
-            flows = _list(client, "/flows/filter", {"flows": ids}, headers, what="their flows") if runs else []
-        names = {flow["id"]: str(flow["name"]) for flow in flows}
+            found = _list(client, "/flows/filter", {"flows": ids}, headers, what="their flows") if runs else []
+        names = {flow["id"]: str(flow["name"]) for flow in found}
         return [
             EndedRun(
                 run["state"]["type"] == "CRASHED",
@@ -81,17 +81,17 @@ class Orchestrator:
             if run["flow_id"] in names
         ]
 
-    def end_never_begun(self, before: datetime) -> int:
-        """Mark runs of deployments as crashed that a worker accepted before this moment, and that never began.
+    def end_never_begun(self, flows: Iterable[str], before: datetime) -> int:
+        """Mark runs of deployments of these flows as crashed that a worker accepted before this moment and never began.
 
         Returns how many. Raises OrchestratorError, which never contains an address.
         """
         wanted = {"state": {"type": {"any_": ["PENDING"]}}, "deployment_id": {"is_null_": False}}
         crashed = {"state": {"type": "CRASHED", "message": NEVER_BEGUN}}
-        ended = 0
+        body, ended = {"flow_runs": wanted, "flows": _of(flows)}, 0
         with httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS) as client:
             headers = self._csrf(client)
-            for run in _list(client, "/flow_runs/filter", {"flow_runs": wanted}, headers, what="runs that begin"):
+            for run in _list(client, "/flow_runs/filter", body, headers, what="runs that begin"):
                 # guard outages.never_begun: a run that is about to begin is ended
                 if datetime.fromisoformat(run["state"]["timestamp"]) < before:
                     what = f"the state of run {run['name']}"
@@ -108,6 +108,16 @@ class Orchestrator:
         except (httpx.HTTPError, ValueError, AttributeError):
             token = None  # the next request shows what is wrong
         return {"Prefect-Csrf-Token": str(token), "Prefect-Csrf-Client": self._client_id} if token else {}
+
+
+def names_at_prefect(flows: Iterable[str]) -> list[str]:
+    """Return the names that Prefect gives to flows: "sync-catalog" for "sync_catalog"."""
+    return [flow.replace("_", "-") for flow in flows]
+
+
+def _of(flows: Iterable[str]) -> dict[str, Any]:
+    # guard outages.others: on a server that others use as well, their runs are ended, and reported as ours
+    return {"name": {"any_": names_at_prefect(flows)}}
 
 
 def require_answer(url: str, auth: str | None = None, key: str | None = None) -> None:

@@ -147,6 +147,13 @@ def _due_in_2099(installation: Installation, flow: str, *tags: str) -> str:
     return run
 
 
+def _begins(installation: Installation, flow: str) -> str:
+    """Create a run that begins, of a flow that is not ours; return its id."""
+    flow_id = installation.ask("POST", "/flows/", {"name": flow})["id"]
+    run: str = installation.ask("POST", "/flow_runs/", {"flow_id": flow_id, "state": {"type": "PENDING"}})["id"]
+    return run
+
+
 def test_a_run_without_a_worker_raises_an_alert_and_one_that_never_begins_crashes(
     whole: tuple[Installation, World], at_slack: SlackDouble
 ) -> None:
@@ -156,6 +163,7 @@ def test_a_run_without_a_worker_raises_an_alert_and_one_that_never_begins_crashe
         installation.ask("PATCH", "/work_pools/encode", {"is_paused": True})
         late = installation.begin("transcode-videos", "taken by nobody")
         dead = _due_in_2099(installation, "prune-cache")
+        theirs = _begins(installation, "nightly-etl")
         for name in ("Pending", "Submitting"):  # the states that a worker sets before it starts a process for the run
             taken = {"type": "PENDING", "name": name}
             installation.ask("POST", f"/flow_runs/{dead}/set_state", {"state": taken, "force": True})
@@ -166,6 +174,9 @@ def test_a_run_without_a_worker_raises_an_alert_and_one_that_never_begins_crashe
 
         until(told, 180, "Slack hears of both")
     assert installation.run(late)["state"]["name"] == "Late"
+    assert installation.run(theirs)["state"]["type"] == "PENDING", "others use this server, too"
+    ends = {"state": {"type": "CANCELLED"}, "force": True}
+    installation.ask("POST", f"/flow_runs/{theirs}/set_state", ends)
     assert installation.run(dead)["state"]["message"] == snapshot("A worker accepted it, and never started it")
     installation.ask("PATCH", "/work_pools/encode", {"is_paused": False})
     until(lambda: _is_over(installation, late), 120, "with the pool at work again it runs")

@@ -14,6 +14,7 @@ from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model.alerts import EventType, Happened
 from reelkeeper.operations.alerts import webhooks
+from reelkeeper.rules.alerts.cadence import FLOWS
 from reelkeeper.settings import settings
 from reelkeeper.store.alerts.webhooks import put
 from reelkeeper.store.core.audit import Event, append
@@ -136,13 +137,25 @@ def test_a_run_that_a_worker_accepted_and_never_began_is_ended_after_a_while(cli
     client.set_flow_run_state(accepted.id, Pending(name="Submitting"), force=True)
     client.set_flow_run_state(begun.id, Running(), force=True)
     server, moment = Orchestrator(str(client.api_url)), datetime.now(UTC)
-    assert server.end_never_begun(moment - timedelta(minutes=1)) == 0
-    assert server.end_never_begun(moment + timedelta(minutes=1)) == 1
-    assert server.end_never_begun(moment + timedelta(minutes=1)) == 0
+    assert server.end_never_begun(FLOWS, moment - timedelta(minutes=1)) == 0
+    assert server.end_never_begun(FLOWS, moment + timedelta(minutes=1)) == 1
+    assert server.end_never_begun(FLOWS, moment + timedelta(minutes=1)) == 0
     states = {client.read_flow_run(run.id).state_name for run in (begun, waits)}
     assert states == {"Running", "Scheduled"}
-    ended = {run.id for run in server.ended_badly(moment - timedelta(minutes=1))}
+    ended = {run.id for run in server.ended_badly(FLOWS, moment - timedelta(minutes=1))}
     assert ended & {str(run.id) for run in (accepted, begun, waits)} == {str(accepted.id)}
+
+
+def test_runs_of_flows_that_are_not_ours_are_neither_ended_nor_told(client: SyncPrefectClient) -> None:
+    """Others may use the same server, and their runs may wait an hour for a machine."""
+    theirs = client.create_deployment(client.create_flow_from_name("nightly-etl"), "nightly")
+    begins, failed = (client.create_flow_run_from_deployment(theirs) for _ in range(2))
+    client.set_flow_run_state(begins.id, Pending(), force=True)
+    client.set_flow_run_state(failed.id, Failed(), force=True)
+    server, moment = Orchestrator(str(client.api_url)), datetime.now(UTC)
+    assert server.end_never_begun(FLOWS, moment + timedelta(minutes=1)) == 0
+    assert client.read_flow_run(begins.id).state_name == "Pending"
+    assert str(failed.id) not in {run.id for run in server.ended_badly(FLOWS, moment - timedelta(minutes=1))}
 
 
 def test_failed_runs_of_a_server_that_is_not_ours_are_not_told(double: SlackDouble, store: sa.Engine) -> None:

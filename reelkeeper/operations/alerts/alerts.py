@@ -28,6 +28,7 @@ from reelkeeper.operations.alerts import events
 from reelkeeper.operations.alerts.outbox import run_link
 from reelkeeper.rules.alerts import alerting, messages
 from reelkeeper.rules.alerts.alerting import DIGEST_ABOVE, Decision, FindingState, Known, Quiet, Trouble, decide
+from reelkeeper.rules.alerts.cadence import FLOWS
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core import deployment
@@ -57,8 +58,8 @@ def report_runs(engine: Engine, orchestrator: Orchestrator, *, ui_url: str | Non
     """
     with reading(engine) as session:
         at, beats = now(session), deployment.beats(session)
-    orchestrator.end_never_begun(at - NEVER_BEGAN_AFTER)
-    ended = orchestrator.ended_badly(at - _LOOKED_BACK)
+    orchestrator.end_never_begun(FLOWS, at - NEVER_BEGAN_AFTER)
+    ended = orchestrator.ended_badly(FLOWS, at - _LOOKED_BACK)
     news, last = 0, {(run.flow, run.has_crashed): run for run in reversed(ended)}
     for run in last.values():
         beat, trouble = beats.get(run.flow.replace("-", "_")), Trouble.CRASHED if run.has_crashed else Trouble.FAILED

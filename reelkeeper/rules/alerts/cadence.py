@@ -44,6 +44,7 @@ CADENCES: Final = {
     "tune_concurrency": Cadence(15 * _MINUTE, 30 * _MINUTE),
     "tier_storage": Cadence(_DAY, 12 * _HOUR),  # encodes for hours
 }
+FLOWS: Final = (*CADENCES, "transcode_videos")  # the last has no schedule: runs of tier_storage start it
 NOT_IN_A_TRIAL: Final = frozenset(  # these make dry runs there, also by their schedules
     {"tier_storage", "transcode_videos", "expire_videos", "purge_retired", "dispatch_jobs"}
 )

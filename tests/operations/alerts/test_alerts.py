@@ -1,5 +1,6 @@
 """`observe`: state and message in one transaction, on both databases."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -85,6 +86,14 @@ def test_a_resolution_waits_for_the_message_that_it_follows(engine: sa.Engine) -
     assert (second.after_id, second.alert_ids) == (first.id, first.alert_ids)
 
 
+def test_five_alerts_at_once_are_a_message_each_and_so_are_their_ends(engine: sa.Engine) -> None:
+    seen(engine, *(finding(f"user:{number}") for number in range(5)))
+    assert [kind for kind, *_ in messages(engine)] == ["alert"] * 5
+    pretend_tried(engine)
+    assert seen(engine).resolved == 5
+    assert [kind for kind, *_ in messages(engine)[5:]] == ["resolve"] * 5
+
+
 def test_many_alerts_at_once_are_sent_in_one_message_that_lists_all(engine: sa.Engine) -> None:
     found = [finding(f"user:{number}") for number in range(6)]
     assert seen(engine, *found).opened == 6
@@ -164,6 +173,9 @@ def test_a_critical_alert_repeats_until_acknowledged(engine: sa.Engine) -> None:
 
 def test_a_snooze_silences_alerts_until_it_ends(engine: sa.Engine) -> None:
     snooze_id = operation.snooze(engine, "budget", scope="total", seconds=60, author="ann", reason="known")
+    with reading(engine) as session:
+        until = session.execute(sa.select(snoozes.c.until)).scalar_one()
+        assert timedelta() < until - now(session) <= timedelta(seconds=60)
     assert seen(engine, finding()).snoozed == 1
     assert seen(engine, finding("tier:free"), finding()) == Observed(opened=1, repeated=0, resolved=0, snoozed=1)
     operation.end_snooze(engine, snooze_id)
@@ -254,8 +266,8 @@ class Ended(Orchestrator):
     def __init__(self, runs: list[EndedRun]) -> None:
         self.runs = runs
 
-    def ended_badly(self, since: datetime, limit: int = 100) -> list[EndedRun]:
+    def ended_badly(self, flows: Iterable[str], since: datetime, limit: int = 100) -> list[EndedRun]:  # noqa: ARG002  all ours
         return [run for run in self.runs if run.at > since][:limit]
 
-    def end_never_begun(self, before: datetime) -> int:
+    def end_never_begun(self, flows: Iterable[str], before: datetime) -> int:  # noqa: ARG002  as above
         return sum(run.at < before for run in self.runs if run.has_crashed)
