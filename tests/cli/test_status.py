@@ -129,6 +129,7 @@ today $0.00 0% of $12.5
 this month $0.00 no budget
 saved so far $0.00 at list price\
 """)
+    assert as_read(said, only="jobs running").startswith("jobs running 1")
     assert as_read(said, only="90 ") == snapshot("jobs waiting 3 the oldest for 90 minutes")
     with transaction(opened, "test") as session:  # nobody has counted, which is not 0
         session.execute(sa.delete(heartbeats).where(heartbeats.c.flow == "monitor_costs"))

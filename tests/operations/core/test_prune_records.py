@@ -156,6 +156,40 @@ def test_every_table_is_forgotten_by_a_rule_or_kept_for_good() -> None:
     assert {kind.field for kind in KINDS} == FIELDS
 
 
+AGED = {  # kinds that nothing refers to, with the column of their age
+    "daily_views": "day",
+    "usage_days": "day",
+    "snoozes": "until",
+    "performance_windows": "start_at",
+    "crf_searches": "at",
+    "forecasts": "as_of",
+    "job_totals": "period",
+}
+
+
+@pytest.mark.parametrize("name", AGED)
+def test_rows_that_only_age_go_once_they_are_older_than_their_days(name: str, engine: sa.Engine) -> None:
+    (kind,) = [each for each in KINDS if each.table.name == name]
+    days, at, column = getattr(POLICY, kind.field), clean(engine), kind.table.c[AGED[name]]
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(videos).values(id="v", user_id="ann", state="live", generation=1))
+    ages = {"kept": days - 1, "old": days + 40}  # totals are of months
+    put(engine, kind.table, [filled(kind.table, n, AGED[name], at - timedelta(days=ages[n])) for n in ages])
+    assert run(engine)[name] == 1
+    with reading(engine) as session:
+        (left,) = session.execute(sa.select(column)).scalars()
+    assert str(left)[:7] == f"{at - timedelta(days=ages['kept']):%Y-%m}"
+
+
+def filled(table: sa.Table, word: str, of_age: str, at: datetime) -> dict[str, Any]:
+    """Make a row: `at` in the column of its age, and something in each other one that needs it."""
+    by_type = {"VARCHAR": word, "DATETIME": at, "DATE": at.date(), "JSON": {}, "BOOLEAN": False}
+    needed = [column for column in table.c if not column.nullable or column.name == of_age]
+    row = {column.name: by_type.get(str(column.type), len(word)) for column in needed if column.default is None}
+    ours = {"video_id": "v", "period": f"{at:%Y-%m}", "metric": "jobs", "source": "store"}
+    return row | {name: value for name, value in ours.items() if name in table.c}
+
+
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_no_retention_can_be_shorter_than_a_rule_looks_back(field: str) -> None:
     for wrong in (0, -1, 3):

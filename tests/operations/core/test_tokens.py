@@ -46,8 +46,10 @@ def test_one_that_is_revoked_or_over_or_mistyped_is_nobodys(engine: sa.Engine) -
     with transaction(engine, "test") as session:
         passed = sa.update(api_tokens).where(api_tokens.c.id == old.id)
         session.execute(passed.values(expires_at=tomorrow - timedelta(2)))
-    for _ in range(2):
-        tokens.revoke(engine, line.id, author="ann")
+    for author in ("ann", "bob"):
+        tokens.revoke(engine, line.id, author=author)
+    with reading(engine) as session:
+        assert [told.event.run_id for told in audit.events(session, event="token_revoke")] == ["ann"]
     wrong = (text, over, text[:-1], text + "x", "", "rk_" + "é" * 43, "rk_" + "A" * 43)
     assert [item for item in wrong if tokens.authenticate(engine, item)] == []
 

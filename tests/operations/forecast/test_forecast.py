@@ -106,6 +106,16 @@ def test_this_months_forecast_is_its_usage_plus_the_forecast_of_the_rest(store: 
     assert costs[TOTAL].mean_usd == pytest.approx(sum(cost.mean_usd for cost in costs.values() if cost.is_service))
 
 
+def test_bytes_in_infrequent_access_are_forecast_at_their_own_price(store: sa.Engine) -> None:
+    cold = Used(TODAY, Metric.STORED_BYTES, 100 * GB, storage_class=StorageClass.INFREQUENT_ACCESS)
+    with transaction(store, "test") as session:
+        record_usage(session, [cold._replace(day=ago(days)) for days in range(1, DAYS + 1)])
+    costs = {cost.service: cost.mean_usd for cost in predict_costs(store, NOW, policies=DEFAULTS, months=1)}
+    assert {name: usd for name, usd in costs.items() if name.startswith("r2-s")} == {
+        "r2-storage": pytest.approx((400 - 10) * 0.015 + 100 * 0.01, rel=0.03)
+    }
+
+
 def test_two_years_of_usage_are_known_to_a_forecast(store: sa.Engine) -> None:
     with transaction(store, "test") as session:
         record_usage(session, [Used(ago(days), Metric.USERS, 7) for days in (730, 731)])

@@ -21,7 +21,7 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend import limits
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
-from reelkeeper.store.tables import jobs, spend_days, usage_days
+from reelkeeper.store.tables import charges, jobs, spend_days, usage_days
 from tests.children import FORKED
 from tests.marks import marked
 from tests.operations.asking import ask, claim, fox, make, quoted_cost, row
@@ -143,7 +143,8 @@ def test_other_charges_count_and_a_recharged_day_counts_once(funded: sa.Engine, 
     charged = so_far(funded).today_microusd
     with reading(funded) as session:
         kept = session.execute(sa.select(spend_days).where(spend_days.c.day == at.date())).one()
-    assert charged == kept.charged_microusd > 10 * DOLLAR  # 100 TB for a day of the month
+        billed = session.execute(sa.select(sa.func.sum(charges.c.billed_nanousd))).scalar_one()
+    assert charged == kept.charged_microusd == -(-billed // 1_000) > 10 * DOLLAR  # 100 TB for a day of the month
     assert isinstance(ask(funded, "k1", admission=limit(charged + cost)), Queued)
     assert isinstance(ask(funded, "k2", fox(seed=2), admission=limit(charged + cost)), Declined)
 

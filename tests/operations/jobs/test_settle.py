@@ -182,10 +182,14 @@ def test_a_follower_that_is_cancelled_leaves_its_leader_alone(funded: sa.Engine)
 
 
 def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(funded: sa.Engine) -> None:
-    job = queue(funded)
-    token = claim(funded, job.job_id)
-    assert cancel(funded, job.job_id, run_id="test") == JobState.RUNNING
+    job, other = queue(funded), ask(funded, "of ben", fox(seed=9), user="ben")
+    assert isinstance(other, Queued)
+    token, _ = claim(funded, job.job_id), claim(funded, other.job_id)
+    with pytest.raises(NotFound):
+        cancel(funded, other.job_id, run_id="test", user_id="ann")
+    assert cancel(funded, job.job_id, run_id="test", user_id="ann") == JobState.RUNNING
     assert row(funded, job.job_id).cancel_asked_at is not None
+    assert row(funded, other.job_id).cancel_asked_at is None
     assert balances(funded, "ann")[1] > 0
     fail(funded, Attempt(job.job_id, token), "cancelled", run_id="test", state=JobState.CANCELLED)
     assert cancel(funded, job.job_id, run_id="test") == JobState.CANCELLED

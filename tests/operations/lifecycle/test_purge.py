@@ -15,6 +15,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, holds, videos
 from reelkeeper.store.videos.holds import HoldTerms
+from tests.buckets import BUCKET
 from tests.faults.world import World
 from tests.marks import marked
 
@@ -93,6 +94,21 @@ def test_a_purge_deletes_what_is_due_and_nothing_else(world: World, lease: Lease
     assert marked(refused.value) == snapshot(
         "nothing to restore for video v3: no video is retired, or its bytes are already purged"
     )
+    world.check()
+
+
+def test_an_object_that_is_gone_already_counts_as_purged(world: World, lease: Lease) -> None:
+    gone = [due(world, name) for name in ("v1", "v2")]
+    keys = [
+        item["Key"]
+        for item in world.double.client.list_objects_v2(Bucket=BUCKET, Prefix=world.address.prefix)["Contents"]
+    ]
+    world.double.client.delete_object(Bucket=BUCKET, Key=next(key for key in keys if "/v1/" in key))
+    assert {(outcome.action, outcome.reason) for outcome in purge_due(world, gone, lease)} == {
+        ("purged", snapshot("its grace is over")),
+        ("purged", snapshot("its object was already gone")),
+    }
+    assert (state_of(world, "v1"), state_of(world, "v2")) == ("gone", "gone")
     world.check()
 
 

@@ -17,6 +17,7 @@ from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.transcode import PAYBACK, mark_of_month
+from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import audit_events, blobs, operations, videos
@@ -106,6 +107,10 @@ def test_a_run_killed_before_recording_the_outcome_returns_it_again(
 def test_a_refusal_is_recorded_once_however_often_it_is_found(world: World, lease: Lease) -> None:
     blob, refusal = world.video("v1"), Refusal("low_quality", "VMAF 91, floor 93", "r1")
     assert run(world, blob, lease, shrinker(refusal)) == run(world, blob, lease, shrinker(refusal))
+    with reading(world.workspace.engine) as session:
+        (told,) = audit.events(session, event="refuse")
+    detail = {"rule": "low_quality", "why": "VMAF 91, floor 93", "recipe": "r1"}
+    assert (told.event.video_id, told.event.detail) == ("v1", detail)
     world.check()
 
 

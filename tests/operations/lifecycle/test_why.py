@@ -120,9 +120,11 @@ def test_what_this_recipe_has_refused_is_kept_as_in_plans_and_tried_again_when_t
 
 def test_a_retired_video_is_explained_with_the_end_of_its_restore_period(kept: World, lease: Lease) -> None:
     plan = kept.plan("expire_videos", "retire", [1])
+    assert said(why(kept), "state") == "live, generation 1"
     retire(kept.workspace, plan, ["v1"], lease=lease, run_id="night", grace=Grace())
     found = why(kept)
     assert found.state == "retired"
+    assert said(found, "state").startswith("retired since 20")
     assert found.next_at is not None
     assert found.next_at - datetime.now(UTC) > timedelta(days=6)
     assert found.next_step == snapshot(

@@ -97,6 +97,9 @@ def answers(world: World) -> list[tuple[str | None, str | None, str]]:
     """What the audit record has of the vendors' answers: the video, the user and the state, the first first."""
     with reading(world.workspace.engine) as session:
         found = [item.event for item in audit.events(session) if item.event.event.startswith("vendor_erase")]
+    names = {event.event for event in found if event.detail["state"] == "given_up"}
+    assert names <= {"vendor_erase_given_up"}
+    assert {event.event for event in found if event.detail["state"] != "given_up"} <= {"vendor_erase"}
     return [(event.video_id, event.user_id, event.detail["state"]) for event in reversed(found)]
 
 
@@ -180,7 +183,9 @@ def test_what_is_not_deleted_in_a_month_is_given_up_with_an_alert_and_a_repeated
     run(shop, generator)
     down(shop, video_id)
     vendor.erasures = [(403, {"detail": "an admin key is needed"})] * 9
-    catch_up(shop, settings, after=29.9 * 86_400)
+    catch_up(shop, settings, after=0.9 * 86_400)
+    assert (states(shop), firing(shop)) == (["waiting"], [])
+    catch_up(shop, settings, after=29 * 86_400)
     assert (states(shop), firing(shop)) == (["waiting"], ["erasure_late"])
     catch_up(shop, settings, after=0.2 * 86_400)
     assert (states(shop), firing(shop)) == (["given_up"], ["erasure_given_up"])

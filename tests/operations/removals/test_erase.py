@@ -271,9 +271,13 @@ def test_a_freeze_stops_it_and_two_do_not_do_it_at_once(shop: World) -> None:
         assert marked(refused.value) == snapshot(
             "user 'ann' is being erased by another process; nothing was changed here. Try again in a minute"
         )
+    users.put(engine, "bob", "free", by="front")
     freeze(engine, by="test", reason="an alarm")
-    with pytest.raises(Frozen):
-        gone(shop)
+    before = dump(engine)
+    for user_id in ("ann", "bob"):
+        with pytest.raises(Frozen):
+            gone(shop, user_id=user_id)
+    assert dump(engine) == before
 
 
 def test_a_new_user_with_an_erased_users_id_starts_from_nothing(shop: World) -> None:

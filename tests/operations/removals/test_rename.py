@@ -10,8 +10,10 @@ from sqlmodel import SQLModel
 
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import InputRefused, LeaseLost, NotFound
+from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.ids import earlier_id
 from reelkeeper.model.money import Charge
+from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
@@ -24,6 +26,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import (
+    alerts,
     blobs,
     charge_months,
     charges,
@@ -32,6 +35,7 @@ from reelkeeper.store.tables import (
     job_totals,
     jobs,
     operations,
+    storage_accounts,
     transfers,
     usage_days,
     videos,
@@ -114,6 +118,27 @@ def test_everything_moves_at_once_and_adds_up(shop: World) -> None:
     assert renamed(shop, "ann").rows == {}  # as after a kill whose answer was lost
     with reading(engine) as session:
         assert known_user(session, "ann") == GINA
+
+
+def test_of_two_users_with_accounts_bytes_and_alerts_are_joined_and_others_keep_theirs(shop: World) -> None:
+    engine = shop.workspace.engine
+    shop.video("v1")
+    users.put(engine, GINA, "pro", by="front")
+    users.put(engine, "bob", "pro", by="front")
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(videos).values(id="v2", user_id=GINA, state="live", generation=1))
+    shop.video("v2")
+    with transaction(engine, "test") as session:
+        quotas.ensure(session, ["ann", GINA, "bob"])
+    scopes = ("user:ann", f"user:{GINA}", "user:bob", "total")
+    found = [Finding("budget", scope, "2026-11", "80", Severity.WARNING, scope, "Spend is high.") for scope in scopes]
+    observe(engine, found, rules=(), run_id="run")
+    renamed(shop, "ann")
+    with reading(engine) as session:
+        stored = sa.select(storage_accounts.c.used_bytes).where(storage_accounts.c.user_id == GINA)
+        assert session.execute(stored).scalar_one() == 2 * shop.clip.stat().st_size
+        assert sorted(session.execute(sa.select(alerts.c.scope)).scalars()) == ["total", "user:bob", f"user:{GINA}"]
+    assert accounts.recount(engine) == []
 
 
 def test_an_erasure_leaves_neither_id(shop: World) -> None:

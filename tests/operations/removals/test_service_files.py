@@ -13,6 +13,7 @@ from reelkeeper.model.key_patterns import compiled
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.removals.erase import Erasure, erase, foresee
 from reelkeeper.operations.sync.survey import survey
+from reelkeeper.operations.videos import images
 from reelkeeper.operations.videos.export import export
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.service_files import Belongs, ServiceFile, of_user
@@ -23,6 +24,8 @@ from reelkeeper.store.videos.conditions import TAKEN_DOWN
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
+from tests.jobs import put as put_jobs
+from tests.jobs import waiting
 from tests.operations.conftest import AtFailpoint
 
 OF_ANN = ("ann/v1.jpg", "ann/v1_thumb.webp", "ann/gone.jpg", "ann/v1/sprite.vtt")
@@ -80,8 +83,10 @@ def test_an_export_has_the_files_whose_video_is_gone(ann: World, tmp_path: Path)
 
 def test_an_erasure_says_before_what_it_deletes_and_after_what_stays(ann: World) -> None:
     survey(ann.workspace, run_id="sync", note=True)
+    sha256 = images.keep(ann.workspace, b"\x89PNG\r\n\x1a\n a picture").sha256
+    put_jobs(ann.workspace.engine, [waiting("j", state="cancelled", request={"image_sha256": sha256})])
     before = foresee(ann.workspace, "ann")
-    assert before[:3] == (1, 1, ann.clip.stat().st_size)
+    assert before[:3] == (1, 2, ann.clip.stat().st_size + 18)
     assert names(ann, list(before.files)) == set(OF_ANN)
     done = gone(ann)
     assert (done.left, names(ann, list(done.files)), done.files_deleted) == ((), set(OF_ANN), 0)

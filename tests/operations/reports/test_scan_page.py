@@ -34,6 +34,15 @@ def test_growth_names_the_whole_months_of_which_it_is_the_mean() -> None:
     )
 
 
+def test_what_there_is_to_look_at_has_examples() -> None:
+    whole, empty = (StoredObject(f"{name}.mp4", size, name, AS_OF) for name, size in (("a", 5), ("b", 0)))
+    tables = figures(scanned(Listed([whole, empty]), "{video}.{ext}"))
+    shown = {table.title: [[*map(str, row)] for row in table.rows] for table in tables}
+    assert [row[0].split()[0] for row in shown["To look at"] if row[1] == "0 bytes"] == ["b.mp4"]
+    names = dict(row[:2] for row in shown["Findings"])
+    assert (names["0 bytes"], names["images without their video"]) == ("1", "0")
+
+
 def test_a_page_says_by_what_the_ages_are() -> None:
     dated = [StoredObject(f"2026/0{month}/v.mp4", 5, "e", AS_OF) for month in range(1, 5)]
     plain = [StoredObject("logo.png", 5, "e", AS_OF)]

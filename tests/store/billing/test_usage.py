@@ -1,13 +1,13 @@
 """Usage by UTC day: peaks keep the maximum, sums are replaced or added, and a day without a row is unknown."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
-from reelkeeper.store.billing.usage import days, gaps, missing_days, record
+from reelkeeper.store.billing.usage import days, days_of_users, gaps, missing_days, record
 from reelkeeper.store.core.engine import reading, transaction
 
 DAY = date(2026, 11, 24)
@@ -63,6 +63,14 @@ def test_usage_of_users_and_of_the_account_is_separate(engine: sa.Engine) -> Non
     assert found(engine, of_users=True) == [anns]
     assert found(engine, of_users=False) == [whole]
     assert found(engine, metrics=[Metric.USERS]) == []
+
+
+def test_days_with_usage_of_users_are_those_asked_for(engine: sa.Engine) -> None:
+    days_ago = [DAY - timedelta(days=n) for n in range(4)]
+    note(engine, *(Used(day, Metric.STORED_BYTES, 4, user_id="ann") for day in days_ago))
+    note(engine, Used(DAY + timedelta(days=1), Metric.STORED_BYTES, 4))
+    with reading(engine) as session:
+        assert sorted(days_of_users(session, days_ago[2], DAY + timedelta(days=1))) == sorted(days_ago[:3])
 
 
 def test_a_day_of_which_only_a_user_is_known_is_missing(engine: sa.Engine) -> None:
