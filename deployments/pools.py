@@ -14,15 +14,17 @@ from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, WorkerFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, StateType, Worker, WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Scheduled
 from prefect.workers.process import ProcessWorker
 
-from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.adapters.orchestrator import names_at_prefect
+from reelkeeper.rules.alerts.cadence import FLOWS
 
 POOLS: Final = ("main", "encode")
 RENAMED: Final = {"default": "main", "transcode": "encode"}  # from their names in 0.1.0
-_OURS: Final = [flow.replace("_", "-") for flow in (*CADENCES, "transcode_videos")]
+_OURS: Final = names_at_prefect(FLOWS)
 _EMPTIED: Final = "Paused by `reelkeeper bootstrap`: Reelkeeper's deployments and runs are in the work pool {}."
 _OF_SCHEDULE: Final = "Missed: a later run of the same schedule does its work"
 PAGE: Final = 200
@@ -74,7 +76,9 @@ def create(client: SyncPrefectClient, name: str, *, force: bool) -> str:
     if force and found.concurrency_limit is not None:
         client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=None))
         return f"Work pool {name}: its limit of {found.concurrency_limit} runs at once was removed."
-    return f"Work pool {name}: exists, of type {found.type}, {_limit(found)}."
+    _, others = _deployments(client, name)
+    mixed = f" Deployments there that are not Reelkeeper's: {others}; its workers take their runs." if others else ""
+    return f"Work pool {name}: exists, of type {found.type}, {_limit(found)}.{mixed}"
 
 
 def empty(client: SyncPrefectClient) -> Iterator[str]:
@@ -86,8 +90,7 @@ def empty(client: SyncPrefectClient) -> Iterator[str]:
         pool, there = _find(client, old), in_pools(old)
         if pool is None:
             continue
-        ours = client.read_deployments(flow_filter=of_flows(_OURS), work_pool_filter=there, limit=PAGE)
-        others = len(client.read_deployments(work_pool_filter=there, limit=PAGE)) - len(ours)
+        ours, others = _deployments(client, old)
         emptied = WorkPoolUpdate(is_paused=True, description=_EMPTIED.format(new))
         # guard machines.emptied: a worker of 0.1.0 takes runs, and each of them fails
         if not others:
@@ -97,6 +100,13 @@ def empty(client: SyncPrefectClient) -> Iterator[str]:
         moved = _move(client, [run for run in waiting(client, _OURS, there) if run.deployment_id], new)
         kept = f"left to {others} deployments that are not Reelkeeper's" if others else "paused"
         yield f"Work pool {old}: {kept}; {len(ours)} deployments and {moved} waiting runs were moved to {new}."
+
+
+def _deployments(client: SyncPrefectClient, pool: str) -> tuple[list[DeploymentResponse], int]:
+    """Read Reelkeeper's deployments in a pool, and count the others."""
+    read = partial(client.read_deployments, work_pool_filter=in_pools(pool), limit=PAGE)
+    ours = read(flow_filter=of_flows(_OURS))
+    return ours, len(read()) - len(ours)
 
 
 def superseded(runs: Iterable[FlowRun]) -> set[UUID]:

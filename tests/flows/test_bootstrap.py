@@ -87,6 +87,16 @@ def test_the_block_hides_its_token_unless_secrets_are_requested(
     assert block[0] not in repr(Webhook.load(BLOCK))
 
 
+def test_a_pool_that_others_use_as_well_is_told(client: SyncPrefectClient) -> None:
+    told = {line for line in bootstrap() if "Work pool main" in line}
+    client.create_deployment(client.create_flow_from_name("nightly-etl"), "nightly", work_pool_name="main")
+    client.create_deployment(client.create_flow_from_name("sync-catalog"), "hourly", work_pool_name="main")
+    again, more = ({line for line in bootstrap() if f"Work pool {pool}" in line} for pool in ("main", "encode"))
+    assert again != told
+    assert [line.partition("; its workers")[0][-2:] for line in again] == [" 1"]
+    assert not [line for line in more if "; its workers" in line]
+
+
 def test_limits_set_by_people_or_tune_concurrency_stay_unless_forced(client: SyncPrefectClient) -> None:
     list(bootstrap())
     client.update_work_pool("main", WorkPoolUpdate(concurrency_limit=3))
