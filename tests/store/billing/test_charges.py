@@ -82,6 +82,10 @@ def test_the_dearest_users_are_apart_from_the_others(engine: sa.Engine) -> None:
         found, others = dearest(session, *MONTH, 2)
     assert [one.key for one in found] == ["bob", "ann", ""]
     assert others == Others(2, 12, 11)
+    put(engine, *(row for row in ROWS if row.user_id), charge(SECOND, "api", "cid", 7, 6))
+    with reading(engine) as session:
+        found, others = dearest(session, *MONTH, 2)
+    assert ([one.key for one in found], others) == (["bob", "ann"], Others(1, 7, 6))  # nothing was left of any user
 
 
 def test_a_day_can_be_compared_with_what_it_should_be(engine: sa.Engine) -> None:

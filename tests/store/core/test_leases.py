@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
-from reelkeeper.store.core.leases import Lease, acquire, current, release, renew
+from reelkeeper.store.core.leases import Lease, acquire, current, release, renew, standing
 from reelkeeper.store.tables import leases
 from tests.children import FORKED
 
@@ -115,3 +115,16 @@ def test_a_lease_ends_a_minute_after_its_holders_last_sign_of_life(
         ends = session.execute(sa.select(leases.c.expires_at)).scalar_one()
         session.execute(sa.update(leases).values(expires_at=ends - timedelta(seconds=seconds)))
     assert len(acquire(engine, ["a"], "bob")) == granted
+
+
+def test_a_helper_asks_for_the_very_lease_that_it_works_under(engine: sa.Engine) -> None:
+    def stands(lease: Lease) -> bool:
+        with reading(engine) as session:
+            return standing(session, lease)
+
+    (old,) = acquire(engine, ["a"], "ada")
+    assert stands(old)
+    expire(engine)
+    assert not stands(old)
+    (new, other) = acquire(engine, ["a", "b"], "bob")
+    assert [stands(each) for each in (old, new, other, new._replace(name="c"))] == [False, True, True, False]

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model.adoption import BY_CSV, AdoptionVerdict
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.sync.noted_counts import adopted_files
+from reelkeeper.store.sync.noted_counts import adopted_files, left_out
 from reelkeeper.store.tables import audit_events, orphans
 
 RUN = "follow_bucket-2026-11-24"
@@ -37,3 +37,16 @@ def test_files_of_a_video_count_for_24_hours_after_events_adopted_it(engine: sa.
             session.execute(sa.insert(orphans).values(**row, **seen, size_bytes=1, etag=""))
     with reading(engine) as session:
         assert adopted_files(session, "follow_bucket-") == {"lately": 3, "named": 1}
+
+
+def test_what_a_scan_leaves_out_is_counted_by_reason_with_its_first_keys(engine: sa.Engine) -> None:
+    noted = [("s2", AdoptionVerdict.REFUSED), ("s2", AdoptionVerdict.LEFTOVER), ("s2", AdoptionVerdict.REFUSED)]
+    noted += [("s2", AdoptionVerdict.ADOPT), ("s2", AdoptionVerdict.TAKE_BACK), ("s1", AdoptionVerdict.REFUSED)]
+    with transaction(engine, "test") as session:
+        for number, (scan_id, verdict) in enumerate(noted):
+            row = {"key": f"k{number}", "scan_id": scan_id, "verdict": verdict, "size_bytes": 1, "etag": ""}
+            seen = dict.fromkeys(("last_modified", "first_seen_at", "last_seen_at"), Clock(-HOUR))
+            session.execute(sa.insert(orphans).values(**row, **seen))
+    with reading(engine) as session:
+        found = [(one.verdict, one.objects, one.keys) for one in left_out(session, "s2")]
+    assert found == [(AdoptionVerdict.REFUSED, 2, ("k0", "k2")), (AdoptionVerdict.LEFTOVER, 1, ("k1",))]

@@ -7,11 +7,12 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.errors import InputRefused
+from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.sync.noted import Owner, owners
-from reelkeeper.store.tables import blobs, users, videos
+from reelkeeper.store.tables import blobs, orphans, users, videos
 from reelkeeper.store.videos.imports import Imported
-from reelkeeper.store.videos.key_owners import import_keys, video_at
+from reelkeeper.store.videos.key_owners import import_keys, noted_at, video_at
 
 AT = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -101,3 +102,13 @@ def test_a_bad_line_is_named_and_nothing_is_taken(engine: sa.Engine, lines: list
     assert str(refused.value) == complaint
     with reading(engine) as session:
         assert owners(session, ["videos/a.mp4"]) == {}
+
+
+def test_the_last_verdict_on_a_key_is_that_keys(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        for key, verdict in (("a", AdoptionVerdict.REFUSED), ("b", AdoptionVerdict.LEFTOVER)):
+            seen = dict.fromkeys(("last_modified", "first_seen_at", "last_seen_at"), AT)
+            session.execute(sa.insert(orphans).values(key=key, verdict=verdict, size_bytes=1, etag="", **seen))
+    with reading(engine) as session:
+        found = {key: noted_at(session, key) for key in ("a", "b", "c")}
+    assert found == {"a": AdoptionVerdict.REFUSED, "b": AdoptionVerdict.LEFTOVER, "c": None}
