@@ -31,6 +31,7 @@ from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
 from reelkeeper.rules.core.request_limits import BODY_BYTES, AccessPolicy
 from reelkeeper.store.core.engine import newest_schema, transaction
+from reelkeeper.store.tables import api_tokens
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 from tests.faults.world import World
@@ -140,6 +141,20 @@ def test_a_revoked_token_is_refused_after_a_second_by_each_process(app_state: Ap
         sleep(1)
         for client in clients:
             problem(client.get("/v1/none"), 401)
+
+
+def test_a_token_works_at_once_though_it_was_unknown_a_moment_ago(app: FastAPI, world: World) -> None:
+    """As of a store that is restored, or a caller that is quicker than whoever makes its token."""
+    engine = world.workspace.engine
+    _, text = tokens.create(engine, "a test", tuple(Scope), author="test")
+    with transaction(engine, "test") as session:
+        row = session.execute(sa.select(api_tokens)).mappings().one()
+        session.execute(sa.delete(api_tokens))
+    with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
+        assert client.get("/v1/none").status_code == 401
+        with transaction(engine, "test") as session:
+            session.execute(sa.insert(api_tokens).values(dict(row)))
+        assert client.get("/v1/none").status_code == 404
 
 
 def test_a_token_that_one_request_found_revoked_is_refused_to_all(app_state: AppState, world: World) -> None:

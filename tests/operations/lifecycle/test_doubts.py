@@ -162,6 +162,19 @@ def test_settled_as_stored_the_object_is_purged_after_a_new_grace(world: World, 
     world.check()
 
 
+@pytest.mark.parametrize("how", [SettledAs.STORED, SettledAs.LOST])
+def test_of_two_doubts_the_one_that_is_settled_ends(world: World, lease: Lease, how: SettledAs) -> None:
+    _, key = aside(world)
+    with reading(world.workspace.engine) as session:
+        shown = session.execute(sa.select(blobs.c.key).where(blobs.c.state == BlobState.LIVE)).scalar_one()
+    for each in (key, shown):
+        put(world, each)
+    assert sorted(sync_once(world, lease)) == sorted([key, shown])
+    first, second = open_doubts(world)
+    assert doubts.settle(world.workspace, first, how, author="ann", run_id="doubts").left == 1
+    assert open_doubts(world) == [second]
+
+
 def test_settled_as_lost_the_object_stays_for_ever_without_a_doubt(world: World, lease: Lease) -> None:
     blob, key = aside(world)
     put(world, key)
