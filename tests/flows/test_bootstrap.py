@@ -1,6 +1,7 @@
 """`bootstrap` on a real server: missing parts are created, people's settings kept, the token never shown."""
 
 import os
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -88,13 +89,11 @@ def test_the_block_hides_its_token_unless_secrets_are_requested(
 
 
 def test_a_pool_that_others_use_as_well_is_told(client: SyncPrefectClient) -> None:
-    told = {line for line in bootstrap() if "Work pool main" in line}
+    list(bootstrap())
     client.create_deployment(client.create_flow_from_name("nightly-etl"), "nightly", work_pool_name="main")
     client.create_deployment(client.create_flow_from_name("sync-catalog"), "hourly", work_pool_name="main")
-    again, more = ({line for line in bootstrap() if f"Work pool {pool}" in line} for pool in ("main", "encode"))
-    assert again != told
-    assert [line.partition("; its workers")[0][-2:] for line in again] == [" 1"]
-    assert not [line for line in more if "; its workers" in line]
+    counted = {line.split()[2]: re.findall(r"\d+", line) for line in bootstrap() if line.startswith("Work pool")}
+    assert counted == {"main:": ["1"], "encode:": []}
 
 
 def test_limits_set_by_people_or_tune_concurrency_stay_unless_forced(client: SyncPrefectClient) -> None:
