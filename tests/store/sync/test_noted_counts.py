@@ -4,8 +4,8 @@ import sqlalchemy as sa
 
 from reelkeeper.model.adoption import BY_CSV, AdoptionVerdict
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.sync.noted_counts import adopted_files, left_out
-from reelkeeper.store.tables import audit_events, orphans
+from reelkeeper.store.sync.noted_counts import adopted_files, crowding, left_out
+from reelkeeper.store.tables import audit_events, orphans, users, videos
 
 RUN = "follow_bucket-2026-11-24"
 HOUR = 3_600
@@ -50,3 +50,20 @@ def test_what_a_scan_leaves_out_is_counted_by_reason_with_its_first_keys(engine:
     with reading(engine) as session:
         found = [(one.verdict, one.objects, one.keys) for one in left_out(session, "s2")]
     assert found == [(AdoptionVerdict.REFUSED, 2, ("k0", "k2")), (AdoptionVerdict.LEFTOVER, 1, ("k1",))]
+
+
+def test_the_user_with_most_new_videos_is_counted_with_those_known(engine: sa.Engine) -> None:
+    noted = [("ann", "v1", AdoptionVerdict.ADOPT), ("ann", "v1", AdoptionVerdict.ANOTHER_FILE)]
+    noted += [("ann", "v2", AdoptionVerdict.ADOPT), ("bob", "v3", AdoptionVerdict.ADOPT)]
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users), [{"id": user} for user in ("ann", "bob")])
+        for name, user in (("w1", "ann"), ("w2", "ann"), ("w3", "bob")):
+            session.execute(sa.insert(videos).values(id=name, user_id=user, state="live", generation=1))
+        for number, (user, video, verdict) in enumerate(noted):
+            row = {"key": f"k{number}", "scan_id": "s2", "verdict": verdict, "video_id": video, "user_id": user}
+            seen = dict.fromkeys(("last_modified", "first_seen_at", "last_seen_at"), Clock(-HOUR))
+            session.execute(sa.insert(orphans).values(**row, **seen, pattern=0, size_bytes=1, etag=""))
+    with reading(engine) as session:
+        found = crowding(session, "s2")
+    assert (found.objects, found.further_files, found.files, found.video) == (4, 1, 2, "v1")
+    assert (found.new_videos, found.videos, found.of_user, found.user) == (3, 6, 4, "ann")
