@@ -88,9 +88,12 @@ def test_a_video_has_the_bytes_of_then(engine: sa.Engine) -> None:
     small = {"size_bytes": 500, "recipe": "r1", "codec": "hevc"}
     video(engine, "since", first, small | {"stored_at": TODAY - 5 * DAY})
     video(engine, "before", first, small | {"stored_at": START - DAY})
+    second = first | {"size_bytes": 700, "stored_at": START - 10 * DAY}
+    video(engine, "twice", first, second, small | {"stored_at": TODAY - 5 * DAY})
     video(engine, "young", first | {"stored_at": TODAY - 9 * DAY}, small | {"stored_at": TODAY - DAY})
     found = past(engine)
     sizes = {name: (item.video.size_bytes, item.video.compressed, item.is_ours) for name, item in found.items()}
+    assert sizes.pop("twice") == (700, False, False)
     assert sizes == {"since": (9_000, False, False), "before": (500, True, True), "young": (9_000, False, False)}
     assert found["since"].video.codec == "h264"
     assert past(engine, TODAY)["since"].video.size_bytes == 500
