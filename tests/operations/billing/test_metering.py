@@ -6,10 +6,10 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
-from reelkeeper.adapters.cloudflare import Client
+from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.model.money import Charge, Metric, UsageSource, Used
-from reelkeeper.operations.billing.metering import charge, charge_month, collect, sample_storage
+from reelkeeper.operations.billing.metering import charge, charge_month, collect, sample_storage, spent
 from reelkeeper.operations.core.policies import put_in_force
 from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.rules.billing.catalogue import JobPrice
@@ -154,6 +154,8 @@ def test_a_day_that_was_not_over_when_cloudflare_answered_is_asked_for_again(
     every = [datetime.combine(TODAY - n * ONE_DAY, time(0, 1), UTC) for n in range(31)]
     cloudflare.stored = [Stored(at, 500) for at in every]
     collect(store, client, NOW)
+    spans = [str(body["variables"]["filter"]) for _, _, body in cloudflare.asked]
+    assert [span for span in spans if str(TODAY - (KEPT_DAYS - 1) * ONE_DAY) in span]  # as far back as it has them
     cloudflare.asked.clear()
     cloudflare.operations = [Operation(every[1], "PutObject", requests=9)]
     collect(store, client, NOW)
@@ -172,6 +174,13 @@ def test_if_cloudflare_refuses_our_own_count_is_used_and_the_reason_reported(
         "REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Account Analytics: Read' on account ID (not authorized for that account); add it under My Profile, API Tokens"
     )
     assert used(store, Metric.STORED_BYTES)["ann"] == 10
+
+
+def test_days_without_a_count_after_the_first_one_are_told_but_not_today(store: sa.Engine) -> None:
+    days_ago = [NOW.date() - n * ONE_DAY for n in range(6)]
+    note(store, *(Used(day, Metric.STORED_BYTES, 5) for day in (days_ago[5], days_ago[2])))
+    missing = spent(store, NOW, first=days_ago[5], users=[]).missing
+    assert list(missing) == [days_ago[4], days_ago[3], days_ago[1]]
 
 
 def test_uncounted_days_are_missing(store: sa.Engine) -> None:
