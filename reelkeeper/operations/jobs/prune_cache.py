@@ -25,7 +25,11 @@ class Done(NamedTuple):
     stayed: int
 
     def __add__(self, other: object) -> "Done":
-        """Add up two batches."""
+        """Add up two batches.
+
+        >>> Done(1, 10, 0) + Done(2, 5, 1)
+        Done(dropped=3, size_bytes=15, stayed=1)
+        """
         if not isinstance(other, Done):
             return NotImplemented
         return Done(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
