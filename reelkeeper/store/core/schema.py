@@ -35,6 +35,7 @@ _VERSION_0 = {
     "author": "reelkeeper",
     "reason": "as shipped, for a new store",
 }
+_FIRST_TABLES = {"deployment", "videos", "blobs"}  # some of those that every store has had, and no other program has
 _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
 
 
@@ -42,13 +43,15 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
     """Apply the missing revisions and list them, as "0001 The first tables."; insert a missing deployment row.
 
     A SQLite file that holds a schema is first copied to `FILE.REVISION.TIME.backup` beside it, with writers shut out.
-    Raises SchemaError, with the store as it was, when a new database is not in UTF-8, the schema is newer than this
-    code, or a revision loses or changes rows that it does not declare, breaks a reference or corrupts the file.
+    Raises SchemaError, with the store as it was, when a new database is not in UTF-8 or is another program's, the
+    schema is newer than this code, or a revision loses or changes rows that it does not declare, breaks a reference or
+    corrupts the file.
     """
     config = _config(versions)
     scripts = ScriptDirectory.from_config(config)
     with _alone(engine) as connection:
         current = _revisions(connection)
+        _require_own(connection)
         pending = _pending(scripts, current)
         if not pending:
             return []
@@ -80,7 +83,9 @@ def upgrade_at(url: str) -> list[str]:
 def require_current(engine: sa.Engine) -> None:
     """Raise SchemaError unless the store has exactly the schema of this version."""
     with reading(engine) as session:
-        current = _revisions(session.connection())
+        current = _revisions(connection := session.connection())
+        if current != (head(),):
+            _require_own(connection)
     pending = _pending(ScriptDirectory.from_config(_config((VERSIONS,))), current)
     if pending:
         raise SchemaError(
@@ -149,6 +154,18 @@ def _pending(scripts: ScriptDirectory, current: tuple[str, ...]) -> list[Script]
             f"the store has schema {', '.join(current)}, which this version does not know "
             f"(it knows {', '.join(scripts.get_heads())}): run the newer version that made it"
         ) from error
+
+
+def _require_own(connection: sa.Connection) -> None:
+    """Require a database of the store's own: both programs would write `alembic_version`, and one have the other's."""
+    tables = set(sa.inspect(connection).get_table_names())
+    # guard identity.database: the tables of a store are made among those of the service, whose migrations then fail
+    if tables and not tables >= _FIRST_TABLES:
+        named = ", ".join(sorted(tables)[:3])
+        raise SchemaError(
+            f"the database {connection.engine.url.database!r} has tables of another program, among them {named}; "
+            "nothing was changed. Give the store a database of its own: REELKEEPER_DATABASE_URL"
+        )
 
 
 def _require_utf8(connection: sa.Connection) -> None:

@@ -140,6 +140,26 @@ def test_a_newer_schema_is_refused_and_left_alone(engine: sa.Engine) -> None:
     assert counts(engine) == (100, 100)
 
 
+@BACKENDS
+@pytest.mark.parametrize("revision", [None, "a1b2c3d4"])
+@pytest.mark.parametrize("table", ["users", "deployment"])  # of a service; Prefect's has the second
+def test_a_database_of_another_program_is_refused_and_left_alone(
+    backend: str, empty_url: NewUrl, revision: str | None, table: str
+) -> None:
+    engine = open_engine(empty_url(backend))
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE TABLE {table} (id integer)"))
+        if revision:
+            connection.execute(sa.text("CREATE TABLE alembic_version (version_num varchar(32) NOT NULL)"))
+            connection.execute(sa.text("INSERT INTO alembic_version VALUES (:it)"), {"it": revision})
+    before = sa.inspect(engine).get_table_names()
+    for opened in (require_current, upgrade):
+        with pytest.raises(SchemaError, match=table):
+            opened(engine)
+    assert sa.inspect(engine).get_table_names() == before
+    engine.dispose()
+
+
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
 def test_a_database_that_cannot_hold_any_script_is_refused_with_the_way_out(postgresql: sa.URL, encoding: str) -> None:
     url = create_database(postgresql, "another", "template0", f"ENCODING '{encoding}' LOCALE 'C'")
