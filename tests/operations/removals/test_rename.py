@@ -32,6 +32,7 @@ from reelkeeper.store.tables import (
     charges,
     entries,
     former_ids,
+    holds,
     job_totals,
     jobs,
     operations,
@@ -133,8 +134,15 @@ def test_of_two_users_with_accounts_bytes_and_alerts_are_joined_and_others_keep_
     scopes = ("user:ann", f"user:{GINA}", "user:bob", "total")
     found = [Finding("budget", scope, "2026-11", "80", Severity.WARNING, scope, "Spend is high.") for scope in scopes]
     observe(engine, found, rules=(), run_id="run")
+    with transaction(engine, "test") as session:  # a video is called like her
+        session.execute(sa.insert(videos).values(id="ann", user_id="bob", state="live", generation=1))
+        before = session.execute(sa.select(rows.c.created_at).where(rows.c.id == "ann")).scalar_one()
+    hold(engine, HoldTerms("video", "ann", "a dispute", "front"))
+    assert renamed(shop, "ann", apply=False).rows["videos"] == 1
     renamed(shop, "ann")
     with reading(engine) as session:
+        assert session.execute(sa.select(holds.c.scope, holds.c.subject)).all() == [("video", "ann")]
+        assert session.execute(sa.select(rows.c.created_at).where(rows.c.id == GINA)).scalar_one() == before
         stored = sa.select(storage_accounts.c.used_bytes).where(storage_accounts.c.user_id == GINA)
         assert session.execute(stored).scalar_one() == 2 * shop.clip.stat().st_size
         assert sorted(session.execute(sa.select(alerts.c.scope)).scalars()) == ["total", "user:bob", f"user:{GINA}"]
@@ -187,7 +195,10 @@ def test_a_user_at_work_is_not_renamed(shop: World, lease: Lease) -> None:
     refused()
     with transaction(engine, "test") as session:
         session.execute(sa.delete(operations))
+        session.execute(sa.update(rows).values(created_at=LONG_AGO))
     assert renamed(shop, "ann").is_done
+    with reading(engine) as session:
+        assert session.execute(sa.select(rows.c.created_at).where(rows.c.id == GINA)).scalar_one() == LONG_AGO
 
 
 def test_an_id_that_is_or_was_anothers_is_not_given(world: World) -> None:

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
-from reelkeeper.store.core.leases import Lease, acquire, current, release, renew, standing
+from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
+from reelkeeper.store.core.leases import Lease, acquire, current, holder, release, renew, standing
 from reelkeeper.store.tables import leases
 from tests.children import FORKED
 
@@ -27,6 +27,10 @@ def is_current(engine: sa.Engine, lease: Lease) -> bool:
 
 def test_free_leases_are_granted_and_held_ones_left_out(engine: sa.Engine) -> None:
     assert acquire(engine, ["b", "a"], "ada") == [Lease("b", "ada", 1), Lease("a", "ada", 1)]
+    assert [holder(engine, name) for name in ("a", "b", "c")] == ["ada", "ada", None]
+    with reading(engine) as session:
+        left = session.execute(sa.select(sa.func.max(leases.c.expires_at))).scalar_one() - now(session)
+    assert timedelta(seconds=55) < left <= timedelta(seconds=60)
     assert acquire(engine, ["a", "c", "b", "c"], "bob") == [Lease("c", "bob", 1)]
 
 

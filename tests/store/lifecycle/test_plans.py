@@ -141,8 +141,14 @@ def test_an_applied_plan_with_items_left_is_under_way_or_stopped(engine: sa.Engi
         return [lines[first], lines[second]]
 
     assert states() == ["ready", "ready"]
+    with reading(engine) as session:
+        nothing = begin_plan(engine, "expire_videos", POLICY, AS_OF, "run")
+        sums = {line.id: (line.items, line.size_bytes) for line in recent_plans(session, limit=9)}
+    assert sums == {first: (6, 6_036), second: (6, 6_036), nothing: (0, 0)}
     held = acquire(engine, ["flow/tier_storage"], "the run")
     apply(engine, first)
+    add_verdicts(engine, nothing, iter(()), lambda _: "", lambda _: (0, 0))
+    apply(engine, nothing, "expire_videos")  # later
     assert states() == ["under way", "ready"]
     release(engine, held)  # as after a kill, once it has expired
     assert states() == ["stopped", "ready"]

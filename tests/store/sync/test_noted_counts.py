@@ -1,11 +1,13 @@
 """Counts of what events adopted in a day. It is judged together with what they find next, as one listing would be."""
 
+from datetime import UTC, date, datetime
+
 import sqlalchemy as sa
 
-from reelkeeper.model.adoption import BY_CSV, AdoptionVerdict
+from reelkeeper.model.adoption import BY_CSV, AdoptionVerdict, OneDay
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.sync.noted_counts import adopted_files, crowding, left_out
-from reelkeeper.store.tables import audit_events, orphans, users, videos
+from reelkeeper.store.sync.noted_counts import adopted_files, crowding, left_out, one_day_of_catalogue
+from reelkeeper.store.tables import audit_events, blobs, orphans, users, videos
 
 RUN = "follow_bucket-2026-11-24"
 HOUR = 3_600
@@ -50,6 +52,19 @@ def test_what_a_scan_leaves_out_is_counted_by_reason_with_its_first_keys(engine:
     with reading(engine) as session:
         found = [(one.verdict, one.objects, one.keys) for one in left_out(session, "s2")]
     assert found == [(AdoptionVerdict.REFUSED, 2, ("k0", "k2")), (AdoptionVerdict.LEFTOVER, 1, ("k1",))]
+
+
+def test_of_live_videos_the_day_on_which_most_were_stored_is_found(engine: sa.Engine) -> None:
+    days = [datetime(2026, 11, day, tzinfo=UTC) for day in (3, 4, 4, 5, 5, 5)]
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann"))
+        for number, day in enumerate(days):
+            about = {"user_id": "ann", "state": "gone" if day.day == 5 else "live", "generation": 1}
+            session.execute(sa.insert(videos).values(id=f"v{number}", created_at=day, **about))
+            row = {"video_id": f"v{number}", "key": f"k{number}", "state": "live", "size_bytes": 1, "stored_at": day}
+            session.execute(sa.insert(blobs).values(**row, generation=1))
+    with reading(engine) as session:
+        assert one_day_of_catalogue(session) == OneDay(date(2026, 11, 4), 2, 3)
 
 
 def test_the_user_with_most_new_videos_is_counted_with_those_known(engine: sa.Engine) -> None:
