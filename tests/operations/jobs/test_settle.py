@@ -181,6 +181,17 @@ def test_a_follower_that_is_cancelled_leaves_its_leader_alone(funded: sa.Engine)
     assert succeed(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), run_id="test").followers == 0
 
 
+def test_of_followers_those_that_got_the_video_are_counted(funded: sa.Engine) -> None:
+    leader = queue(funded, shared=True)
+    left, _ = join(funded, "ben"), join(funded, "cat")
+    cancel(funded, left.job_id, run_id="test", user_id="ben")
+    with transaction(funded, "test") as session:
+        session.execute(sa.update(jobs).where(jobs.c.id == left.job_id).values(leader_id=leader.job_id))
+    make(funded, leader.job_id)
+    attempt = Attempt(leader.job_id, claim(funded, leader.job_id))
+    assert [succeed(funded, attempt, run_id="test").followers for _ in range(2)] == [1, 1]  # as after a lost answer
+
+
 def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(funded: sa.Engine) -> None:
     job, other = queue(funded), ask(funded, "of ben", fox(seed=9), user="ben")
     assert isinstance(other, Queued)

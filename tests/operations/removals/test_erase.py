@@ -140,7 +140,9 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
     with transaction(engine, "test") as session:
         done = sa.update(jobs).where(jobs.c.id == theirs)
         session.execute(done.values(video_id="v1", state="succeeded"))  # one that bob was given from the cache
-        session.execute(sa.insert(videos).values(id="v2", user_id="bob", state="live", generation=1))
+        for name in ("v2", "ann"):  # a video may be called like the user
+            session.execute(sa.insert(videos).values(id=name, user_id="bob", state="live", generation=1))
+    hold(engine, HoldTerms("video", "ann", "a dispute", "front"))
     world.video("v2")
     with reading(engine) as session:
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == "v2")).scalar_one()
@@ -148,6 +150,8 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
         session.execute(sa.insert(key_owners).values(key=key, user_id="ann"))
     erased = gone(world)
     assert erased.left == ()
+    with reading(engine) as session:
+        assert session.execute(sa.select(sa.func.count()).select_from(holds)).scalar_one() == 1
     assert stored(world) == [world.workspace.bucket.image_key(sha256), key]
     again = admit(
         engine,

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.sync.scans import known_objects, stored_rows
+from reelkeeper.store.sync.scans import boundaries, known_objects, stored_rows
 from reelkeeper.store.tables import blobs, users, videos
 
 
@@ -48,3 +48,12 @@ def test_rows_that_a_listing_should_have_seen_are_those_from_before_it(engine: s
         keys = [f"k{number}" for number in range(1, 6)]
         assert stored_rows(session, keys, began) == {1: "k1", 2: "k2"}
         assert stored_rows(session, keys[1:], began) == {2: "k2"}
+
+
+def test_shards_of_a_listing_have_as_many_known_keys_each(engine: sa.Engine) -> None:
+    rows = [{"id": n, "key": f"k{n}", "state": "live", "size_bytes": 1, "generation": 1} for n in range(1, 10)]
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(blobs), rows)
+    with reading(engine) as session:
+        found = {shards: boundaries(session, 9, shards) for shards in (1, 2, 3, 10)}
+    assert found == {1: [], 2: ["k5"], 3: ["k4", "k7"], 10: []}
