@@ -12,7 +12,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeploymen
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from deployments.orchestration import HEARTBEAT_SECONDS
-from reelkeeper.adapters.orchestrator import NEVER_BEGUN, names_at_prefect
+from reelkeeper.adapters.orchestrator import NEVER_BEGUN, name_at_prefect
 from reelkeeper.errors import LeaseUnrenewed, StorageError, Unavailable
 from reelkeeper.operations.alerts.alerts import NEVER_BEGAN_AFTER
 from reelkeeper.rules.alerts.alerting import Trouble
@@ -35,7 +35,7 @@ _ANY: Final = {"prefect.flow-run.*"}
 _RUNS: Final = {"prefect.resource.id": ["prefect.flow-run.*"]}
 _ROLE: Final = "prefect.resource.role"
 # guard outages.others_automations: on a server that others use as well, runs of theirs without a heartbeat are ended
-_OURS: Final = {_ROLE: "flow", "prefect.resource.name": names_at_prefect(FLOWS)}
+_OURS: Final = {_ROLE: "flow", "prefect.resource.name": [name_at_prefect(flow) for flow in FLOWS]}
 _EVENTS: Final = {
     Trouble.FAILED: {"prefect.flow-run.Failed", "prefect.flow-run.TimedOut"},
     Trouble.CRASHED: {"prefect.flow-run.Crashed"},

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 
 from deployments import automations, pools
+from reelkeeper.adapters.orchestrator import name_at_prefect
 from reelkeeper.errors import IdentityMismatch, Misconfigured
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.model.token_scopes import Scope
@@ -55,7 +56,7 @@ def bootstrap(
         policies = current(engine).policies if engine else DEFAULTS  # no store is created for one figure
         yield _limit(client, policies.concurrency.first_limit, force=force)
         for flow, cadence in CADENCES.items():
-            yield from _renamed(client, flow.replace("_", "-"), cadence.name)
+            yield from _renamed(client, name_at_prefect(flow), cadence.name)
         yield from pools.empty(client)
         wanted = list(automations.inner())
         if api_url and engine:

@@ -25,6 +25,7 @@ from deployments.machine import note_deployed
 from deployments.pools import AT_WORK, PAGE, RENAMED, waiting
 from deployments.prefect_internals import schedule
 from deployments.up import LOOKS_ONLY, find_prefect_yaml
+from reelkeeper.adapters.orchestrator import name_at_prefect
 from reelkeeper.errors import Misconfigured, OrchestratorError, ReelkeeperError
 from reelkeeper.operations.core.overrides import show_in_force
 from reelkeeper.operations.core.policies import current
@@ -145,8 +146,7 @@ def only_look(document: dict[str, Any]) -> None:
 
 
 def _flow(entry: dict[str, Any]) -> str:
-    name: str = entry["entrypoint"].rpartition(".")[2]
-    return name.replace("_", "-")
+    return name_at_prefect(entry["entrypoint"].rpartition(".")[2])
 
 
 def _changes_videos(entry: dict[str, Any]) -> bool:

@@ -19,12 +19,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Scheduled
 from prefect.workers.process import ProcessWorker
 
-from reelkeeper.adapters.orchestrator import names_at_prefect
+from reelkeeper.adapters.orchestrator import name_at_prefect
 from reelkeeper.rules.alerts.cadence import FLOWS
 
 POOLS: Final = ("main", "encode")
 RENAMED: Final = {"default": "main", "transcode": "encode"}  # from their names in 0.1.0
-_OURS: Final = names_at_prefect(FLOWS)
+_OURS: Final = [name_at_prefect(flow) for flow in FLOWS]
 _EMPTIED: Final = "Paused by `reelkeeper bootstrap`: Reelkeeper's deployments and runs are in the work pool {}."
 _OF_SCHEDULE: Final = "Missed: a later run of the same schedule does its work"
 PAGE: Final = 200

@@ -43,9 +43,8 @@ class Orchestrator:
         with httpx.Client(
             base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS, follow_redirects=False
         ) as client:
-            found = _call(
-                client, "GET", f"/deployments/name/{flow}/{deployment}", what=f"deployment {flow}/{deployment}"
-            )
+            name = f"{name_at_prefect(flow)}/{deployment}"
+            found = _call(client, "GET", f"/deployments/name/{name}", what=f"deployment {name}")
             body = {"parameters": dict(parameters), "idempotency_key": key}
             path = f"/deployments/{found.get('id')}/create_flow_run"
             run = _call(client, "POST", path, body, self._csrf(client), what="a new run")
@@ -61,7 +60,7 @@ class Orchestrator:
             "end_time": {"after_": since.isoformat()},
             "deployment_id": {"is_null_": False},  # others show their error to a person
         }
-        body = {"flow_runs": wanted, "flows": _of(flows), "sort": "END_TIME_DESC", "limit": limit}
+        body = {"flow_runs": wanted, "flows": _named(flows), "sort": "END_TIME_DESC", "limit": limit}
         with httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS) as client:
             headers = self._csrf(client)
             runs = _list(client, "/flow_runs/filter", body, headers, what="runs that ended badly")
@@ -88,7 +87,7 @@ class Orchestrator:
         """
         wanted = {"state": {"type": {"any_": ["PENDING"]}}, "deployment_id": {"is_null_": False}}
         crashed = {"state": {"type": "CRASHED", "message": NEVER_BEGUN}}
-        body, ended = {"flow_runs": wanted, "flows": _of(flows)}, 0
+        body, ended = {"flow_runs": wanted, "flows": _named(flows)}, 0
         with httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS) as client:
             headers = self._csrf(client)
             for run in _list(client, "/flow_runs/filter", body, headers, what="runs that begin"):
@@ -110,14 +109,14 @@ class Orchestrator:
         return {"Prefect-Csrf-Token": str(token), "Prefect-Csrf-Client": self._client_id} if token else {}
 
 
-def names_at_prefect(flows: Iterable[str]) -> list[str]:
-    """Return the names that Prefect gives to flows: "sync-catalog" for "sync_catalog"."""
-    return [flow.replace("_", "-") for flow in flows]
+def name_at_prefect(flow: str) -> str:
+    """Return the name that Prefect gives to a flow: "sync-catalog" for "sync_catalog"."""
+    return flow.replace("_", "-")
 
 
-def _of(flows: Iterable[str]) -> dict[str, Any]:
+def _named(flows: Iterable[str]) -> dict[str, Any]:
     # guard outages.others: on a server that others use as well, their runs are ended, and reported as ours
-    return {"name": {"any_": names_at_prefect(flows)}}
+    return {"name": {"any_": [name_at_prefect(flow) for flow in flows]}}
 
 
 def require_answer(url: str, auth: str | None = None, key: str | None = None) -> None:

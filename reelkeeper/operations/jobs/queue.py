@@ -251,4 +251,4 @@ def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
     # not of the time of the call: while no machine takes runs, new ones would pile up, and then begin all at once
     key = f"{_FLOW}-{sign.timestamp() if sign else at.timestamp() + seconds:.0f}"
     with effect("dispatch.start"):
-        return orchestrator.start(_FLOW.replace("_", "-"), CADENCES[_FLOW].name, {"seconds": int(seconds)}, key=key)
+        return orchestrator.start(_FLOW, CADENCES[_FLOW].name, {"seconds": int(seconds)}, key=key)

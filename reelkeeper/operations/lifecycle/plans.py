@@ -352,7 +352,7 @@ def start_approved(approved: Approved, orchestrator: Orchestrator) -> str:
     parameters = {**approved.given, "plan_id": approved.plan_id, "dry_run": False}
     try:
         name = CADENCES[approved.flow].name
-        return orchestrator.start(approved.flow.replace("_", "-"), name, parameters, key=key)
+        return orchestrator.start(approved.flow, name, parameters, key=key)
     except OrchestratorError as error:
         raise OrchestratorError(
             f"plan {approved.plan_id} is approved, but no run was started: {error}. {approved.command}"
