@@ -181,7 +181,7 @@ class Worth(NamedTuple):
         """Explain the calculation."""
         price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
         saved, original, cpu_seconds = (
-            each / self.chance for each in (self.saved_bytes / MICRO, self.original_bytes / MICRO, self.cpu_seconds)
+            each / self.chance for each in (self.saved_bytes / MILLION, self.original_bytes / MILLION, self.cpu_seconds)
         )
         less = f"{saved:.2f} MB less for {many(self.days, 'day')}"
         if self.grace_days:
@@ -257,7 +257,7 @@ def expectation(before: SearchTotals) -> str:
 def cpu_seconds_a_byte(codec: str) -> float:
     """Return the expected CPU seconds of a search for each byte of a source, at the usual preset and density."""
     usual = EFFORTS[codec][USUAL_PRESET[codec]]
-    return 8 / USUAL_BITS_PER_PIXEL / MICRO * _search_seconds(usual, EXPECTED_PROBES)
+    return 8 / USUAL_BITS_PER_PIXEL / MILLION * _search_seconds(usual, EXPECTED_PROBES)
 
 
 def effort(codec: str, preset: int) -> Effort:
@@ -280,7 +280,7 @@ def at_presets(
 
     `kept` is the share of picture bytes kept at the usual preset.
     """
-    megapixels = media.width * media.height * media.frames / MICRO
+    megapixels = media.width * media.height * media.frames / MILLION
     found = {}
     for preset in presets:
         known = effort(codec, preset)
