@@ -144,7 +144,7 @@ def test_a_revoked_token_is_refused_after_a_second_by_each_process(app_state: Ap
 
 
 def test_a_token_works_at_once_though_it_was_unknown_a_moment_ago(app: FastAPI, world: World) -> None:
-    """As of a store that is restored, or a caller that is quicker than whoever makes its token."""
+    """A service may call before its token is stored, or while the store is restored."""
     engine = world.workspace.engine
     _, text = tokens.create(engine, "a test", tuple(Scope), author="test")
     with transaction(engine, "test") as session:

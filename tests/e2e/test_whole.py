@@ -209,8 +209,9 @@ def _crash_unheard(installation: Installation, flow: str, count: int) -> None:
 
 @contextmanager
 def _impatient(installation: Installation, name: str) -> Iterator[None]:
-    """Set an automation's waiting time to Prefect's minimum of ten seconds, in which a run of a busy machine may not
-    have begun: other tests' runs need the one it has.
+    """Set an automation's waiting time to Prefect's minimum of ten seconds, and back.
+
+    On a busy machine a run may take longer to begin: those of other tests need the time that it has.
     """
     every = installation.ask("POST", "/automations/filter", {})
     (found,) = [item for item in every if item["name"] == f"Reelkeeper: {name}"]
@@ -218,8 +219,10 @@ def _impatient(installation: Installation, name: str) -> Iterator[None]:
     was = {field: found[field] for field in kept}
     path = f"/automations/{found['id']}"
     installation.ask("PUT", path, was | {"trigger": found["trigger"] | {"within": 10}})
-    yield
-    installation.ask("PUT", path, was)
+    try:
+        yield
+    finally:
+        installation.ask("PUT", path, was)
 
 
 def test_alerts_are_out_within_a_minute_though_the_worker_that_delivers_them_dies_while_it_sends(

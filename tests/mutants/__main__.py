@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=20, help="mutants of each room")
     parser.add_argument("--seed", default=str(time.time_ns()), help="of what is drawn; printed")
     parser.add_argument("--tests", type=int, default=25, help="that run a mutant's lines, the nearest, are asked")
-    parser.add_argument("--long", action="store_true", help="ask as many long tests too; to find them takes an hour")
+    parser.add_argument("--long", action="store_true", help="ask as many long tests too; to find them, all run once")
     parser.add_argument("--matching", default="", help="only mutants whose key matches this expression")
     asked = parser.parse_args()
     there = {

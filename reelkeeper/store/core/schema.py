@@ -157,7 +157,7 @@ def _pending(scripts: ScriptDirectory, current: tuple[str, ...]) -> list[Script]
 
 
 def _require_own(connection: sa.Connection) -> None:
-    """Require a database of the store's own: both programs would write `alembic_version`, and one have the other's."""
+    """Require a database of the store's own, or an empty one: two programs cannot share `alembic_version`."""
     tables = set(sa.inspect(connection).get_table_names())
     # guard identity.database: the tables of a store are made among those of the service, whose migrations then fail
     if tables and not tables >= _FIRST_TABLES:

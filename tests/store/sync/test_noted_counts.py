@@ -1,6 +1,7 @@
 """Counts of what events adopted in a day. It is judged together with what they find next, as one listing would be."""
 
 from datetime import UTC, date, datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -41,14 +42,19 @@ def test_files_of_a_video_count_for_24_hours_after_events_adopted_it(engine: sa.
         assert adopted_files(session, "follow_bucket-") == {"lately": 3, "named": 1}
 
 
-def test_what_a_scan_leaves_out_is_counted_by_reason_with_its_first_keys(engine: sa.Engine) -> None:
-    noted = [("s2", AdoptionVerdict.REFUSED), ("s2", AdoptionVerdict.LEFTOVER), ("s2", AdoptionVerdict.REFUSED)]
-    noted += [("s2", AdoptionVerdict.ADOPT), ("s2", AdoptionVerdict.TAKE_BACK), ("s1", AdoptionVerdict.REFUSED)]
+def note(engine: sa.Engine, *rows: dict[str, Any]) -> None:
+    """Put objects that no blob explains, at keys k0, k1 and so on, as of the scan s2."""
+    seen = dict.fromkeys(("last_modified", "first_seen_at", "last_seen_at"), Clock(-HOUR))
     with transaction(engine, "test") as session:
-        for number, (scan_id, verdict) in enumerate(noted):
-            row = {"key": f"k{number}", "scan_id": scan_id, "verdict": verdict, "size_bytes": 1, "etag": ""}
-            seen = dict.fromkeys(("last_modified", "first_seen_at", "last_seen_at"), Clock(-HOUR))
-            session.execute(sa.insert(orphans).values(**row, **seen))
+        for number, row in enumerate(rows):
+            usual = {"key": f"k{number}", "scan_id": "s2", "size_bytes": 1, "etag": ""}
+            session.execute(sa.insert(orphans).values({**usual, **seen, **row}))
+
+
+def test_what_a_scan_leaves_out_is_counted_by_reason_with_its_first_keys(engine: sa.Engine) -> None:
+    refused, others = AdoptionVerdict.REFUSED, (AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK)
+    verdicts = (refused, AdoptionVerdict.LEFTOVER, refused, *others)
+    note(engine, *({"verdict": verdict} for verdict in verdicts), {"verdict": refused, "scan_id": "s1"})
     with reading(engine) as session:
         found = [(one.verdict, one.objects, one.keys) for one in left_out(session, "s2")]
     assert found == [(AdoptionVerdict.REFUSED, 2, ("k0", "k2")), (AdoptionVerdict.LEFTOVER, 1, ("k1",))]
@@ -74,10 +80,10 @@ def test_the_user_with_most_new_videos_is_counted_with_those_known(engine: sa.En
         session.execute(sa.insert(users), [{"id": user} for user in ("ann", "bob")])
         for name, user in (("w1", "ann"), ("w2", "ann"), ("w3", "bob")):
             session.execute(sa.insert(videos).values(id=name, user_id=user, state="live", generation=1))
-        for number, (user, video, verdict) in enumerate(noted):
-            row = {"key": f"k{number}", "scan_id": "s2", "verdict": verdict, "video_id": video, "user_id": user}
-            seen = dict.fromkeys(("last_modified", "first_seen_at", "last_seen_at"), Clock(-HOUR))
-            session.execute(sa.insert(orphans).values(**row, **seen, pattern=0, size_bytes=1, etag=""))
+    note(
+        engine,
+        *({"user_id": user, "video_id": video, "verdict": verdict, "pattern": 0} for user, video, verdict in noted),
+    )
     with reading(engine) as session:
         found = crowding(session, "s2")
     assert (found.objects, found.further_files, found.files, found.video) == (4, 1, 2, "v1")
