@@ -36,6 +36,8 @@ _VERSION_0 = {
     "reason": "as shipped, for a new store",
 }
 _FIRST_TABLES = {"deployment", "videos", "blobs"}  # some of those that every store has had, and no other program has
+_MERGED = frozenset(f"{number:04}" for number in range(6, 36))  # steps on the way to 0.2.0, which 0036 has as one
+_LAST_WITH_ALL_STEPS = "07f135f3"  # the commit before they were merged
 _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
 
 
@@ -150,6 +152,11 @@ def _pending(scripts: ScriptDirectory, current: tuple[str, ...]) -> list[Script]
         scripts.get_revisions(current)
         return list(scripts.iterate_revisions("heads", current or "base"))[::-1]
     except CommandError as error:
+        if _MERGED.intersection(current):
+            raise SchemaError(
+                f"the store has schema {', '.join(current)}, of a development version between 0.1.0 and 0.2.0: run "
+                f"`reelkeeper db upgrade` of commit {_LAST_WITH_ALL_STEPS} first, or make a new store"
+            ) from error
         raise SchemaError(
             f"the store has schema {', '.join(current)}, which this version does not know "
             f"(it knows {', '.join(scripts.get_heads())}): run the newer version that made it"

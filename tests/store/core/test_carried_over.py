@@ -12,7 +12,6 @@ from alembic import command
 from inline_snapshot import snapshot
 
 from reelkeeper.errors import IntegrityDoubt
-from reelkeeper.model.money import Metric
 from reelkeeper.operations.billing.metering import charge
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.store.billing.charges import open_before, sums
@@ -22,7 +21,7 @@ from reelkeeper.store.core.audit import erase, events, verify
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.core.schema import VERSIONS, deployment, upgrade
-from reelkeeper.store.tables import charges, daily_views, former_ids, job_totals, usage_days, videos
+from reelkeeper.store.tables import blobs, charges, daily_views, former_ids, job_totals, vendor_jobs, videos
 from tests import jobs as queue
 from tests.marks import marked
 
@@ -50,11 +49,12 @@ def put(engine: sa.Engine, name: str, *rows: dict[str, Any]) -> None:
     """Insert rows into a table as it is there, whatever its columns are called today."""
     with engine.begin() as connection:
         table = sa.Table(name, sa.MetaData(), autoload_with=connection)
-        connection.execute(sa.insert(table), [{k: v for k, v in row.items() if k in table.c} for row in rows])
+        for row in rows:
+            connection.execute(sa.insert(table).values({k: v for k, v in row.items() if k in table.c}))
 
 
 def test_jobs_in_flight_at_the_migration_of_totals_are_counted(older: Older) -> None:
-    engine = older("0012")
+    engine = older("0005")
     rows = [queue.waiting("a", price_microusd=5), queue.waiting("b", tier=None, quoted_cost_microusd=7)]
     rows += [queue.dead("c", queue.NOON), queue.waiting("d", leader_id="a", price_microusd=9)]
     put(engine, "users", {"id": "ann", "tier": "pro"})
@@ -67,38 +67,74 @@ def test_jobs_in_flight_at_the_migration_of_totals_are_counted(older: Older) -> 
 
 
 def test_a_video_whose_job_is_known_has_its_model_from_the_beginning(older: Older) -> None:
-    engine = older("0015")
+    engine = older("0005")
     put(engine, "users", {"id": "ann"})
     put(engine, "videos", *({"id": f"v{n}", "user_id": "ann", "state": "live", "generation": 1} for n in range(3)))
-    put(engine, "jobs", queue.dead("j0", queue.NOON) | {"video_id": "v0", "model": "sketch-1"})
+    made = queue.dead("j0", queue.NOON) | {"video_id": "v0", "model": "sketch-1"}
+    put(engine, "jobs", made, queue.dead("j1", queue.NOON) | {"video_id": "v0", "leader_id": "j0", "model": "asked"})
     upgrade(engine)
     with reading(engine) as session:
         rows = session.execute(sa.select(videos.c.id, videos.c.model, videos.c.tag).order_by(videos.c.id))
         assert [tuple(row) for row in rows] == [("v0", "sketch-1", None), ("v1", None, None), ("v2", None, None)]
 
 
-def test_days_with_clips_are_charged_after_the_migration_as_before(older: Older) -> None:
-    """Then no job of the model had a flat price on a day with a clip; on the others all had. R2's charges name it."""
-    day, before = date(2026, 11, 4), date(2026, 11, 3)
-    counted = ((before, "jobs", 3), (day, "jobs", 2), (day, "job_microusd", 5))
-    rest = {"source": "store", "resource": "veo", "storage_class": "", "sampled": False}
-    used = [dict(zip(("day", "metric", "quantity"), row, strict=True)) | rest for row in counted]
+def test_keys_that_reelkeeper_did_not_make_are_the_services(older: Older) -> None:
+    """What is ours may be deleted once no row needs it."""
+    engine, ours = older("0005"), ("ann/v/g1-0123456789abcdef.mp4", "g12-0123456789abcdef.webm/g1-fedcba9876543210.mp4")
+    theirs = (
+        "ann/v.mp4",
+        "ann/v/g1-0123456789abcdef.mp4.json.old",
+        "ann/v/g0-0123456789abcdef.mp4",
+        "g1-0123456789abcdef.mp4",
+    )
+    put(engine, "blobs", *({"generation": 1, "key": key, "state": "live", "size_bytes": 1} for key in (*ours, *theirs)))
+    upgrade(engine)
+    with reading(engine) as session:
+        assert set(session.scalars(sa.select(blobs.c.key).where(blobs.c.is_ours))) == set(ours)
+        assert session.scalar(sa.select(sa.func.count()).select_from(blobs)) == len(ours) + len(theirs)
+
+
+def test_jobs_that_vendors_have_are_known_and_what_is_over_counts_as_it_did(older: Older) -> None:
+    engine, sent = older("0005"), {"provider": "fal", "price_microusd": 5, "quoted_cost_microusd": None}
+    over = {"finished_at": queue.NOON, "cost_microusd": None, **sent}
+    put(engine, "users", {"id": "ann"})
+    put(
+        engine,
+        "jobs",
+        queue.dead("reported", queue.NOON) | over | {"provider_key": "k1", "cost_microusd": 9, "provider_job_id": "x1"},
+        queue.dead("expected", queue.NOON) | over | {"provider_key": "k2", "quoted_cost_microusd": 7},
+        queue.dead("priced", queue.NOON) | over | {"provider_key": "k3"},
+        queue.waiting("there") | sent | {"provider_key": "k4", "finished_at": None},
+        queue.waiting("never sent") | sent | {"provider_key": None},
+        queue.waiting("to nobody") | {"provider_key": "k5", "provider": None, "quoted_cost_microusd": None},
+    )
+    upgrade(engine)
+    with reading(engine) as session:
+        rows = session.execute(sa.select(vendor_jobs).order_by(vendor_jobs.c.key)).all()
+    found = [
+        (row.job_id, row.vendor_id, row.counted_microusd, row.reported_microusd, bool(row.ended_at)) for row in rows
+    ]
+    assert found == [
+        ("reported", "x1", 9, 9, True),
+        ("expected", None, 7, None, True),
+        ("priced", None, 5, None, True),
+        ("there", None, None, None, False),
+    ]
+
+
+def test_charges_of_r2_name_cloudflare_after_the_migration(older: Older) -> None:
     cost = {"consumed_quantity": 1, "consumed_unit": "u", "list_nanousd": 1, "billed_nanousd": 1, "price_book": "b"}
-    cost |= {"day": day, "user_id": "", "estimated": False, "policy_version": 0}
-    engine = older("0020")
-    put(engine, "usage_days", *(row | {"user_id": user} for row in used for user in ("", "ann")))
+    cost |= {"day": date(2026, 11, 4), "user_id": "", "estimated": False}
+    engine = older("0005")
     put(engine, "charges", *({"service": name, "sku": name, **cost} for name in ("r2-storage", "api")))
     upgrade(engine)
     with reading(engine) as session:
-        found = sa.select(usage_days.c.day, usage_days.c.user_id, usage_days.c.quantity)
-        rows = session.execute(found.where(usage_days.c.metric == Metric.CLIP_JOBS).order_by(usage_days.c.user_id))
-        assert [tuple(row) for row in rows] == [(day, "", 2), (day, "ann", 2)]
         of = {row.service: row.provider for row in session.execute(sa.select(charges))}
         assert of == {"api": "", "r2-storage": "Cloudflare"}
 
 
 def test_views_are_the_same_once_they_are_kept_by_key(older: Older) -> None:
-    engine = older("0034")
+    engine = older("0005")
     put(engine, "users", {"id": "ann"})
     put(engine, "videos", *({"id": f"v{n}", "user_id": "ann", "state": "live", "generation": 1} for n in range(3)))
     seen = [("v2", date(2026, 11, 4), 5), ("v0", date(2026, 11, 4), 1), ("v0", date(2026, 11, 3), 0)]
@@ -111,7 +147,7 @@ def test_views_are_the_same_once_they_are_kept_by_key(older: Older) -> None:
 
 
 def recorded_before_seals(engine: sa.Engine, count: int = 5) -> str:
-    """Write an audit record in the form of before revision 0017; return the head of its chain."""
+    """Write an audit record in the form of 0.1.0; return the head of its chain."""
     head, rows = "", []
     for n in range(count):
         said = {"event": "tier", "run_id": "ada", "video_id": None, "blob_id": n, "user_id": f"user{n}"}
@@ -127,7 +163,7 @@ def recorded_before_seals(engine: sa.Engine, count: int = 5) -> str:
 
 
 def test_records_from_before_seals_are_chained_again_with_an_event(older: Older) -> None:
-    engine = older("0016")
+    engine = older("0005")
     old_head = recorded_before_seals(engine)
     upgrade(engine)
     with reading(engine) as session:
@@ -143,7 +179,7 @@ def test_records_from_before_seals_are_chained_again_with_an_event(older: Older)
 
 
 def test_a_tampered_record_is_not_chained_again(older: Older) -> None:
-    engine = older("0016")
+    engine = older("0005")
     recorded_before_seals(engine)
     trigger = "no_update" if engine.dialect.name == "sqlite" else "append_only ON audit_events"
     with engine.begin() as connection:
@@ -157,7 +193,7 @@ def test_a_tampered_record_is_not_chained_again(older: Older) -> None:
 def test_users_whose_ids_were_made_of_names_are_known_by_either(older: Older) -> None:
     made = "gina-example-com-599d34717b71"
     others = ("ann", "6f1c1c1e-8a0e-4b7c-9d51-2f1f6a1f0c11", "x-12345678901", "x-1234567890aB")
-    engine = older("0025")
+    engine = older("0005")
     put(engine, "users", *({"id": user_id} for user_id in (made, *others)))
     upgrade(engine)
     with reading(engine) as session:
@@ -180,7 +216,7 @@ def test_charges_of_many_days_are_rolled_up_after_the_migration_some_in_each_run
         for n in range(25)
         for user in users_of
     ]
-    engine = older("0035")
+    engine = older("0005")
     put(engine, "charges", *rows)
     upgrade(engine)
     as_of, left = datetime(2026, 11, 5, 12, tzinfo=UTC), [25, 15, 5, 0]

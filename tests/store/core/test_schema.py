@@ -128,6 +128,18 @@ def test_migrators_at_the_same_time_do_it_once(backend: str, empty_url: NewUrl) 
     assert applied == REVISIONS
 
 
+@pytest.mark.parametrize("revision", ["0006", "0035"])
+def test_a_store_between_0_1_0_and_0_2_0_is_told_which_commit_upgrades_it(engine: sa.Engine, revision: str) -> None:
+    fill(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    for opened in (require_current, upgrade):
+        with pytest.raises(SchemaError) as refused:
+            opened(engine)
+        assert (revision in str(refused.value), "07f135f3" in str(refused.value)) == (True, True)
+    assert counts(engine) == (100, 100)
+
+
 def test_a_newer_schema_is_refused_and_left_alone(engine: sa.Engine) -> None:
     fill(engine)
     upgrade(engine, LATER)
