@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from deployments.folder import HOME
@@ -23,10 +25,12 @@ from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
 from reelkeeper.disk import make_folder, tighten
 from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
 from reelkeeper.operations.core import workspace
+from reelkeeper.rules.alerts.cadence import FLOWS
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import schema
 
 UI_PORT, API_PORT = 4200, 8787
+_PREFECT_YAML: Final = "prefect.yaml"
 KEPT: Final = "up.json"  # in the state folder
 WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # longer at first, while missed runs are caught up
 DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience, for a worker to hand over its runs and end
@@ -288,11 +292,26 @@ def _free(option: str, wanted: int | None, usual: int, others: set[int | None]) 
 
 
 def find_prefect_yaml() -> Path:
-    """Find prefect.yaml in this folder, or in the checkout that contains this file."""
-    for folder in (Path.cwd(), Path(__file__).parent.parent):
-        if (folder / "prefect.yaml").exists():
-            return folder / "prefect.yaml"
-    raise Misconfigured("no prefect.yaml, the schedule, in this folder: copy the one from Reelkeeper's repository")
+    """Find prefect.yaml: this folder's if it deploys a flow of ours, else the checkout's or the wheel's.
+
+    Raises Misconfigured where this folder's cannot be read.
+    """
+    here, module = Path.cwd() / _PREFECT_YAML, Path(__file__)
+    # guard outages.others_prefect_yaml: `up` deploys the flows of the service's own project, and none of ours
+    if here.exists() and _deploys_ours(here):
+        return here
+    checkout = module.parents[1] / _PREFECT_YAML
+    return checkout if checkout.exists() else module.with_name(_PREFECT_YAML)
+
+
+def _deploys_ours(written: Path) -> bool:
+    try:
+        document = yaml.safe_load(written.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise Misconfigured(f"{written} cannot be read: {error}") from error
+    entries = document.get("deployments") if isinstance(document, dict) else ()
+    entrypoints = [str(entry.get("entrypoint")) for entry in entries or () if isinstance(entry, dict)]
+    return any(re.split("[.:]", entrypoint)[-1] in FLOWS for entrypoint in entrypoints)
 
 
 def _ours(command: str) -> list[str]:

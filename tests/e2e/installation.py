@@ -1,11 +1,13 @@
 """Reelkeeper as its users run it: real processes, each started by the command that people use."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +48,65 @@ def lives(process: psutil.Process) -> bool:
 def bare_environment() -> dict[str, str]:
     """Return the environment without anything that is meant for Prefect or for us."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}
+
+
+class Running:
+    """One `up` at work in a folder, and what it says."""
+
+    def __init__(
+        self, folder: Path, program: Path = BIN / "reelkeeper", environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self.began = folder, time.monotonic()
+        words = ["up", "--json", "--port", str(free_port()), "--api-port", str(free_port())]
+        self.process = subprocess.Popen(
+            [program, *words],
+            cwd=folder,
+            env=environment or bare_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=(folder / "said").open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._from = (folder / "said").stat().st_size
+        self.family: list[psutil.Process] = []
+
+    def said(self, event: str) -> dict[str, Any] | None:
+        text = (self.folder / "said").read_bytes()[self._from :].decode()
+        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+        return next((line for line in lines if line["event"] == event), None)
+
+    def ready(self) -> dict[str, Any]:
+        def said() -> dict[str, Any] | None:
+            assert self.process.poll() is None, (self.folder / "said").read_text()
+            return self.said("ready")
+
+        found = until(said, 400, "up is ready")
+        assert found
+        return found
+
+    def note_family(self) -> None:
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        assert len(self.family) >= 3  # server, worker, API; and what they have started
+
+    def those_of(self, module: str) -> Iterator[psutil.Process]:
+        for item in self.family:
+            with suppress(psutil.NoSuchProcess):
+                if module in item.cmdline():
+                    yield item
+
+    def nobody_is_left(self) -> bool:
+        return not [item for item in self.family if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def completed(ui_url: str, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401  Prefect's
+    body = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}, **filters}}
+    found: list[dict[str, Any]] = httpx.post(f"{ui_url}/api/flow_runs/filter", json=body, timeout=60).json()
+    return found
 
 
 @dataclass

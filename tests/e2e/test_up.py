@@ -1,77 +1,21 @@
 """`reelkeeper up`: from nothing to a completed run within a minute; killed, it goes on; stopped, it is gone."""
 
-import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from inline_snapshot import snapshot
 
 from deployments import forkserver
-from tests.e2e.installation import BIN, bare_environment, lives, until
-from tests.ports import free_port
+from tests.e2e.installation import Running, completed, lives, until
 
 pytestmark = pytest.mark.long("`up` starts a whole installation each time, and again after a kill")
 MAX_SECONDS, MAX_STOP_SECONDS = 60.0, 10.0  # on a machine that has nothing else to do
-
-
-class Running:
-    """One `up` at work in a folder, and what it says."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.began = folder, time.monotonic()
-        words = ["up", "--json", "--port", str(free_port()), "--api-port", str(free_port())]
-        self.process = subprocess.Popen(
-            [BIN / "reelkeeper", *words],
-            cwd=folder,
-            env=bare_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=(folder / "said").open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._from = (folder / "said").stat().st_size
-        self.family: list[psutil.Process] = []
-
-    def said(self, event: str) -> dict[str, Any] | None:
-        text = (self.folder / "said").read_bytes()[self._from :].decode()
-        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
-        return next((line for line in lines if line["event"] == event), None)
-
-    def ready(self) -> dict[str, Any]:
-        def said() -> dict[str, Any] | None:
-            assert self.process.poll() is None, (self.folder / "said").read_text()
-            return self.said("ready")
-
-        found = until(said, 400, "up is ready")
-        assert found
-        return found
-
-    def note_family(self) -> None:
-        self.family = psutil.Process(self.process.pid).children(recursive=True)
-        assert len(self.family) >= 3  # server, worker, API; and what they have started
-
-    def those_of(self, module: str) -> Iterator[psutil.Process]:
-        for item in self.family:
-            with suppress(psutil.NoSuchProcess):
-                if module in item.cmdline():
-                    yield item
-
-    def nobody_is_left(self) -> bool:
-        return not [item for item in self.family if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture
@@ -82,12 +26,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     for running_job in running:
         running_job.close()
-
-
-def completed(ui_url: str, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401  Prefect's
-    body = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}, **filters}}
-    found: list[dict[str, Any]] = httpx.post(f"{ui_url}/api/flow_runs/filter", json=body, timeout=60).json()
-    return found
 
 
 def test_one_command_one_minute_and_no_process_afterwards(folder: Path) -> None:
