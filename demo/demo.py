@@ -209,9 +209,8 @@ def _sum_up(scene: Scene) -> None:
     for step, (objects, size_bytes) in scene.held_bytes.items():
         share = size_bytes / first
         at_scale = dollars(storage_microusd_per_month(round(terabyte * share)))
-        a_month = dollars(storage_microusd_per_month(size_bytes))
-        rows.append((step, objects, size(size_bytes), f"{share:.0%}", a_month, at_scale))
-    table(("bucket", ">objects", ">bytes", ">of it", ">a month", ">per month for 1 TB of such videos"), rows)
+        rows.append((step, objects, size(size_bytes), f"{share:.0%}", at_scale))
+    table(("bucket", ">objects", ">bytes", ">of it", ">per month for 1 TB of such videos"), rows)
     say("R2 charges $0.015 per GB and month, and nothing for egress.")
 
 

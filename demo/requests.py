@@ -47,7 +47,7 @@ _PATIENCE_SECONDS: Final = 20.0
 _WIDTH: Final = 100  # of a line, in characters
 _SMALL: Final = {"model": "sketch", "width": 480, "height": 270, "duration_seconds": 2.0, "fps": 24}
 _CREDITS_MICROUSD: Final = {
-    "ana": 95_000,
+    "ana": 100_500,
     "ben": 1_000_000,
     "chloe": 1_000_000,
     "dan": 1_000_000,

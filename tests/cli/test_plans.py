@@ -12,7 +12,9 @@ from inline_snapshot import snapshot
 
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model import Action, Counts, Outcome, Verdict, Video
+from reelkeeper.model.document import Table
 from reelkeeper.operations.lifecycle import plans as planning
+from reelkeeper.operations.lifecycle.plan_document import document
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.policies import DEFAULTS, TERMS, terms_in
 from reelkeeper.settings import Settings
@@ -135,10 +137,10 @@ def test_all_of_a_large_plan_is_counted_and_priced(reelkeeper: Run, ask: Callabl
     said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
     assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
 Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
-video user action bytes $ a month $ net why
-v0 ann compress 1.0 MB $0.0010 $0.0020 cold
-v1 ann compress 1.0 MB $0.0010 $0.0020 cold
-v2 ann compress 1.0 MB $0.0010 $0.0020 cold
+video user action bytes why
+v0 ann compress 1.0 MB cold
+v1 ann compress 1.0 MB cold
+v2 ann compress 1.0 MB cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
 In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a month less, $2.40
   net.
@@ -155,6 +157,26 @@ Savings are estimates until the work is done. The net of compressing covers the 
     assert len(ask("plan", "--show", plan_id)["items"]) == ITEMS
 
 
+@pytest.mark.parametrize(
+    ("saving", "net", "is_priced"), [(9_999, -9_999, False), (10_000, 0, True), (0, -10_000, True), (0, 10_000, True)]
+)
+def test_items_have_dollars_where_one_of_those_shown_reaches_a_cent(
+    configured: Settings, saving: int, net: int, is_priced: bool
+) -> None:
+    with open_store(configured) as engine:
+        plan = begin_plan(engine, "tier_storage", {}, AS_OF, "run")
+        of = {"v0": (saving, net), "v1": (1, 1), "v2": (50_000, 50_000)}
+        add_verdicts(
+            engine, plan, judged(), lambda _: "cold", lambda verdict: of.get(verdict.video.id, (0, 0)), segment
+        )
+        saved = planning.load(engine, plan)
+        assert [item.name for item in saved.items[:3]] == ["v0", "v1", "v2"]
+        table = next(part for part in document(engine, saved, 2) if isinstance(part, Table))
+    dollars = [heading for heading in table.headings if "$" in heading]
+    assert len(dollars) == (2 if is_priced else 0)
+    assert {len(row) for row in table.rows} == {len(table.headings)}
+
+
 def test_the_outcomes_of_the_whole_plan_are_shown(reelkeeper: Run, configured: Settings, plan_id: str) -> None:
     with open_store(configured) as engine, transaction(engine, "test") as session:
         done = [Outcome(f"v{n}", "retired", "", 1_000_000, 0, n + 1) for n in range(100, ITEMS)]
@@ -162,10 +184,10 @@ def test_the_outcomes_of_the_whole_plan_are_shown(reelkeeper: Run, configured: S
     said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
     assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
 Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
-video user action bytes $ a month became why
-v0 ann compress 1.0 MB $0.000009 compressed to 400.0 kB 60% less
-v1 ann compress 1.0 MB $0.0010 not done cold
-v2 ann compress 1.0 MB $0.0010 not done cold
+video user action bytes became why
+v0 ann compress 1.0 MB compressed to 400.0 kB 60% less
+v1 ann compress 1.0 MB not done cold
+v2 ann compress 1.0 MB not done cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
 In total: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less, $0.02 a month at R2's price for
   stored bytes.\
@@ -185,10 +207,10 @@ def test_a_plan_whose_run_was_killed_says_so_and_what_is_claimed_is_named(
     said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
     assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
 Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
-video user action bytes $ a month $ net why
-v0 ann compress 1.0 MB $0.0010 $0.0020 cold
-v1 ann compress 1.0 MB $0.0010 $0.0020 cold
-v2 ann compress 1.0 MB $0.0010 $0.0020 cold
+video user action bytes why
+v0 ann compress 1.0 MB cold
+v1 ann compress 1.0 MB cold
+v2 ann compress 1.0 MB cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
 In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a month less, $2.40
   net.
@@ -246,9 +268,8 @@ def test_a_saving_that_is_rounded_to_nothing_is_not_shown_as_nothing(reelkeeper:
     said = reelkeeper("plan", "purge_retired").output
     assert as_read(said, prefix=configured.prefix, plan=PLAN, at=TIME) == snapshot("""\
 Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
-video user action bytes $ a month $ net why
-blob 1 - purge 900 B under $0.000001 - its grace is over; retired because: not
-recorded
+video user action bytes why
+blob 1 - purge 900 B its grace is over; retired because: not recorded
 In total: 1 to purge; files of 900 B before, under $0.000001 a month less.
 All that the catalogue knows, 900 B (without unfinished uploads, other prefixes and other
   buckets), is within R2's free 10 GB: if the account stores no more than that, storing less does

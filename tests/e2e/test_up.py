@@ -43,7 +43,7 @@ def test_one_command_one_minute_and_no_process_afterwards(folder: Path) -> None:
             f"{ready['ui_url']}/api/health", headers={"Origin": "http://elsewhere.example"}, timeout=60
         )
         assert "access-control-allow-origin" not in with_origin.headers  # no other page of a browser may ask
-        until(lambda: at_work(ready), 200, "an idle run of the queue is at work")
+        at_work(ready)
         up.note_family()
         run = next(up.those_of("deployments.engine"))  # where the fork server refuses it, it loads all libraries itself
         assert str(Path(forkserver.__file__)) in run.cmdline()
@@ -64,15 +64,7 @@ def test_up_continues_after_a_kill_and_restart(folder: Path) -> None:
     again = None
     try:
         ready = up.ready()
-        url = f"{ready['ui_url']}/api/deployments"
-        found = httpx.get(f"{url}/name/dispatch-jobs/every-5-minutes", timeout=60).json()
-        asked = {"parameters": {"seconds": 3_000}, "idempotency_key": "long"}
-
-        def begun() -> bool:
-            return httpx.post(f"{url}/{found['id']}/create_flow_run", json=asked, timeout=60).is_success
-
-        until(begun, 120, "a run is made: Prefect's server on SQLite answers 503 while it is busy")
-        run = until(lambda: at_work(ready), 200, "a long run is at work")
+        run = at_work(ready)
         up.note_family()
         up.process.kill()
         up.process.wait()
@@ -98,10 +90,22 @@ def test_up_continues_after_a_kill_and_restart(folder: Path) -> None:
 
 
 def at_work(ready: dict[str, Any]) -> str:
-    """Return an active run of the queue: the requested one, or the scheduled one, which goes first."""
+    """Start a long run of the queue, as its schedule may be minutes away; return the id of one that is at work."""
+    url = f"{ready['ui_url']}/api/deployments"
+    found = httpx.get(f"{url}/name/dispatch-jobs/every-5-minutes", timeout=60).json()
+    asked = {"parameters": {"seconds": 3_000}, "idempotency_key": "long"}
+
+    def begun() -> bool:
+        return httpx.post(f"{url}/{found['id']}/create_flow_run", json=asked, timeout=60).is_success
+
+    until(begun, 120, "a run is made: Prefect's server on SQLite answers 503 while it is busy")
     body = {"flows": {"name": {"any_": ["dispatch-jobs"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-    found = httpx.post(f"{ready['ui_url']}/api/flow_runs/filter", json=body, timeout=60).json()
-    return found[0]["id"] if found else ""
+
+    def running() -> str:
+        answer = httpx.post(f"{ready['ui_url']}/api/flow_runs/filter", json=body, timeout=60)
+        return next((item["id"] for item in answer.json()), "") if answer.is_success else ""
+
+    return until(running, 200, "a run of the queue is at work")
 
 
 def begun_at_once(ready: dict[str, Any], flow: str) -> int:

@@ -51,11 +51,9 @@ def test_without_apply_the_plan_is_shown_and_nothing_is_changed(old: Scene) -> N
     assert old.everything() == before
     assert as_read(said, **DRAWN) == snapshot("""\
 Plan <plan> of expire_videos, as of <at> UTC: 3 live videos, <size>.
-video user action bytes $ a month $ net why
-v0 ann retire <size> under $0.000001 - 366 days old: pro users' videos are kept for
-365 days
-v1 ann retire <size> under $0.000001 - 400 days old: pro users' videos are kept for
-365 days
+video user action bytes why
+v0 ann retire <size> 366 days old: pro users' videos are kept for 365 days
+v1 ann retire <size> 400 days old: pro users' videos are kept for 365 days
 Kept: 1 left to tier storage.
 In total: 2 to retire; files of <size> before, under $0.000001 a month less.
 By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, free for 30 days,
@@ -107,11 +105,9 @@ Nothing was changed, and there is nothing to do.\
     refused = run("plan", "expire_videos", "--param", "limits.max_objects=0").stdout
     assert as_read(refused, **DRAWN) == snapshot("""\
 Plan <plan> of expire_videos, as of <at> UTC: 3 live videos, <size>.
-video user action bytes $ a month $ net why
-v0 ann retire <size> under $0.000001 - 366 days old: pro users' videos are kept for
-365 days
-v1 ann retire <size> under $0.000001 - 400 days old: pro users' videos are kept for
-365 days
+video user action bytes why
+v0 ann retire <size> 366 days old: pro users' videos are kept for 365 days
+v1 ann retire <size> 400 days old: pro users' videos are kept for 365 days
 Kept: 1 left to tier storage.
 In total: 2 to retire; files of <size> before, under $0.000001 a month less.
 By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, free for 30 days,
@@ -178,11 +174,9 @@ def test_a_plan_is_applied_once_and_can_be_shown_and_undone(old: Scene) -> None:
     assert {item["outcome"] for item in ask("plan", "--show", plan_id)["items"]} == {"retired"}
     assert as_read(run("plan", "--show", plan_id).stdout, **DRAWN) == snapshot("""\
 Plan <plan> of expire_videos, as of <at> UTC: 3 live videos, <size>.
-video user action bytes $ a month became why
-v0 ann retire <size> under $0.000001 retired 366 days old: pro users' videos are kept for
-365 days
-v1 ann retire <size> under $0.000001 retired 400 days old: pro users' videos are kept for
-365 days
+video user action bytes became why
+v0 ann retire <size> retired 366 days old: pro users' videos are kept for 365 days
+v1 ann retire <size> retired 400 days old: pro users' videos are kept for 365 days
 Kept: 1 left to tier storage.
 In total: 2 retired; <size> less, $0.000001 a month at R2's price for stored bytes, once the
   grace of 7 days, 14 at your service's own keys, is over. Until then all of it stays stored.\

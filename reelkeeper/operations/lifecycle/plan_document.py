@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from reelkeeper.model import PlannedRule
 from reelkeeper.model.document import Table
+from reelkeeper.model.money import MICRO
 from reelkeeper.operations.lifecycle.plans import SavedPlan, grace_of, refusal, remarks
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import (
@@ -28,6 +29,8 @@ from reelkeeper.store.lifecycle.plan_results import NOT_DONE, PlanItem
 from reelkeeper.store.lifecycle.plan_writer import LEFT
 from reelkeeper.store.lifecycle.plans import LIMITS
 
+_CENT = MICRO // 100  # micro-dollars; most items save thousandths of one, which tell a reader nothing
+_DOLLARS = {">$ a month", ">$ net"}  # columns that are left out where no item reaches a cent
 _MAX_REASON = 200  # characters of a reason in a table; `--json` has the whole text
 _SAY_WHY = {"refused", "skipped", "failed"}  # for others the plan's reason suffices
 
@@ -70,9 +73,12 @@ def _items(saved: SavedPlan, most: int, *, done: bool, names_users: bool) -> Ite
     if not saved.items:
         yield "The plan has nothing to do."
         return
-    whose = ("user",) if names_users else ()
-    headings = ("!video", *whose, "action", ">bytes", ">$ a month", *(("became", "why") if done else (">$ net", "why")))
-    yield Table(headings, [_row(item, done=done, names_users=names_users) for item in saved.items[:most]])
+    shown = saved.items[:most]
+    amounts = [abs(amount or 0) for item in shown for amount in (item.saving_microusd, item.net_microusd)]
+    hidden = (_DOLLARS if max(amounts, default=0) < _CENT else set()) | (set() if names_users else {"user"})
+    rows = [{name: cell for name, cell in _row(item, done=done).items() if name not in hidden} for item in shown]
+    if rows:
+        yield Table([*rows[0]], [[*row.values()] for row in rows])
     count = sum(rule.objects for rule in saved.planned)
     if count > most:
         yield f"... and {count - most:,} more: reelkeeper plan --show {saved.plan.id} --limit {count}"
@@ -106,17 +112,23 @@ def by_rule(saved: SavedPlan) -> Table:
     return Table(("action", "rule", ">items", ">bytes", ">$ a month", ">$ net"), rows)
 
 
-def _row(item: PlanItem, *, done: bool, names_users: bool) -> list[object]:
-    first: list[object] = [item.name, *([item.user_id] if names_users else []), item.action, size(item.size_bytes)]
+def _row(item: PlanItem, *, done: bool) -> dict[str, object]:
+    row: dict[str, object] = {
+        "!video": item.name,
+        "user": item.user_id,
+        "action": item.action,
+        ">bytes": size(item.size_bytes),
+    }
     if item.outcome == "compressed" and item.after_bytes is not None:
         saved = item.size_bytes - item.after_bytes
-        change = f"compressed to {size(item.after_bytes)}"
-        return [*first, dollars(storage_microusd_per_month(saved)), change, f"{saved / item.size_bytes:.0%} less"]
-    first.append(_saving(item.saving_microusd, item.size_bytes))
+        row |= {">$ a month": dollars(storage_microusd_per_month(saved))}
+        return row | {"became": f"compressed to {size(item.after_bytes)}", "why": f"{saved / item.size_bytes:.0%} less"}
+    row |= {">$ a month": _saving(item.saving_microusd, item.size_bytes)}
     if not done:
-        return [*first, _saving(item.net_microusd, item.size_bytes), item.reason]
+        return row | {">$ net": _saving(item.net_microusd, item.size_bytes), "why": item.reason}
     why = (item.outcome_reason if item.outcome in _SAY_WHY else None) or item.reason
-    return [*first, item.outcome or "not done", why if len(why) <= _MAX_REASON else f"{why[:_MAX_REASON]} ..."]
+    short = why if len(why) <= _MAX_REASON else f"{why[:_MAX_REASON]} ..."
+    return row | {"became": item.outcome or "not done", "why": short}
 
 
 def _saving(microusd: int | None, size_bytes: int) -> str | None:
