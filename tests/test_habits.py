@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def test_a_container_for_editors_makes_what_a_clone_makes() -> None:
 
 def test_the_changelog_has_what_this_version_is_and_what_comes_next() -> None:
     headings = re.findall(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert headings[0][1] == "unreleased"
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    released, _, to_come = version.partition(".dev")
+    assert headings[0][0] == released
+    assert (headings[0][1] == "unreleased") == bool(to_come)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", day) for _, day in headings[1:])
     assert sorted((version for version, _ in headings), key=lambda v: [*map(int, v.split("."))], reverse=True) == [
         version for version, _ in headings
