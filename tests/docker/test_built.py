@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.adapters.s3.seaweed import Endpoint
+from tests.buckets import BUCKET, bare_boto3
 from tests.docker.engine import EngineError, inspect, run
 from tests.docker.image import PYTHON_IMAGE, ROOT, VERSION
 from tests.docker.images import DEBIANS_PYTHON, build, built, commit
@@ -40,6 +41,19 @@ def test_the_image_is_built_and_runs_with_debians_python() -> None:
     assert [part["part"] for part in parts if part["state"] == "fail"] == ["bucket"], (
         parts
     )  # the image has no S3 server
+
+
+def test_the_image_scans_a_bucket_without_a_store(endpoint: Endpoint, prefix: str) -> None:
+    bare_boto3(endpoint).put_object(Bucket=BUCKET, Key=f"{prefix}ann/one.mp4", Body=b"a video")
+    at = {
+        "REELKEEPER_S3_ENDPOINT_URL": endpoint.endpoint_url,
+        "REELKEEPER_S3_ACCESS_KEY_ID": endpoint.access_key_id,
+        "REELKEEPER_S3_SECRET_ACCESS_KEY": endpoint.secret_access_key,
+    }
+    given = [f"--env={name}={value}" for name, value in at.items()]
+    words = ("reelkeeper", "scan", "--bucket", BUCKET, "--prefix", prefix, "--json")
+    said = run(*AS_COMPOSE[:-1], "--network=host", *given, built(), *words).stdout
+    assert json.loads(said)["total"]["objects"] == 1
 
 
 def test_all_forecasts_still_work_on_what_was_left_of_their_packages() -> None:
