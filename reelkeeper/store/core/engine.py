@@ -8,9 +8,10 @@ with reading(engine) as session: ...                      # one snapshot; never 
 import gc
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,7 @@ _PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval"
 _UNHURRIED = sa.text("SET LOCAL synchronous_commit = off")
 _FLUSH = sa.text("SELECT pg_logical_emit_message(true, 'flush', '')")  # the smallest record that a commit waits for
 _FLUSHED_AFTER = "flushed after"
+_FIRST_TABLES = {"deployment", "videos", "blobs"}  # some of those that every store has had, and no other program has
 _log = logging.getLogger(__name__)
 _READING = {"sqlite": {"sqlite_begin": "DEFERRED"}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
 
@@ -90,10 +92,38 @@ def _spare_what_is_loaded() -> None:
     gc.freeze()
 
 
+def require_own(tables: set[str], database: str) -> None:
+    """Require a database of the store's own, or an empty one: two programs cannot share `alembic_version`."""
+    # guard identity.database: the tables of a store are made among those of the service, whose migrations then fail
+    if tables and not tables >= _FIRST_TABLES:
+        named = ", ".join(sorted(tables)[:3])
+        raise SchemaError(
+            f"the database {database!r} has tables of another program, among them {named}; "
+            "nothing was changed. Give the store a database of its own: REELKEEPER_DATABASE_URL"
+        )
+
+
 def _keep_private(file: Path) -> None:
-    """Make the database for its owner alone; SQLite gives the files beside it the same mode."""
+    """Make the database for its owner alone; SQLite gives the files beside it the same mode.
+
+    Raises SchemaError, before mode or journal change, for a file that another program uses. What is no database at all
+    is left as it is: SQLite refuses it.
+    """
+    try:
+        # guard identity.file: another program cannot read its database any more, as a mistaken setting has made it ours
+        require_own(_tables_of(file), str(file))
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            return
     make_file(file)
     tighten(file, *(file.with_name(f"{file.name}{beside}") for beside in ("-wal", "-shm")))
+
+
+def _tables_of(file: Path) -> set[str]:
+    """Read the names of a file's tables, with neither a lock nor the log beside it."""
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)) as look:
+        found = look.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'")
+        return {name for (name,) in found}
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:

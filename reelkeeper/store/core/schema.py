@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 from reelkeeper.errors import SchemaError
-from reelkeeper.store.core.engine import Clock, open_engine, reading
+from reelkeeper.store.core.engine import Clock, open_engine, reading, require_own
 from reelkeeper.store.core.snapshots import Contents, changes, contents, copy_sqlite
 from reelkeeper.store.tables import policy_versions
 from reelkeeper.store.tables.work import Deployment
@@ -35,7 +35,6 @@ _VERSION_0 = {
     "author": "reelkeeper",
     "reason": "as shipped, for a new store",
 }
-_FIRST_TABLES = {"deployment", "videos", "blobs"}  # some of those that every store has had, and no other program has
 _MERGED = frozenset(f"{number:04}" for number in range(6, 36))  # steps on the way to 0.2.0, which 0036 has as one
 _LAST_WITH_ALL_STEPS = "07f135f3"  # the commit before they were merged
 _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
@@ -164,15 +163,7 @@ def _pending(scripts: ScriptDirectory, current: tuple[str, ...]) -> list[Script]
 
 
 def _require_own(connection: sa.Connection) -> None:
-    """Require a database of the store's own, or an empty one: two programs cannot share `alembic_version`."""
-    tables = set(sa.inspect(connection).get_table_names())
-    # guard identity.database: the tables of a store are made among those of the service, whose migrations then fail
-    if tables and not tables >= _FIRST_TABLES:
-        named = ", ".join(sorted(tables)[:3])
-        raise SchemaError(
-            f"the database {connection.engine.url.database!r} has tables of another program, among them {named}; "
-            "nothing was changed. Give the store a database of its own: REELKEEPER_DATABASE_URL"
-        )
+    require_own(set(sa.inspect(connection).get_table_names()), str(connection.engine.url.database))
 
 
 def _require_utf8(connection: sa.Connection) -> None:

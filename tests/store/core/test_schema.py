@@ -1,8 +1,11 @@
 """Migrations produce exactly the models, lose nothing, and refuse unknown versions."""
 
 import ast
+import sqlite3
+import stat
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +173,34 @@ def test_a_database_of_another_program_is_refused_and_left_alone(
             opened(engine)
     assert sa.inspect(engine).get_table_names() == before
     engine.dispose()
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_file_of_another_program_keeps_its_mode_and_its_journal(tmp_path: Path, journal: str) -> None:
+    file = tmp_path / "shop.sqlite3"
+    with closing(sqlite3.connect(file)) as theirs:
+        theirs.execute(f"PRAGMA journal_mode = {journal}")
+        theirs.execute("CREATE TABLE users (id)")
+        theirs.commit()
+    file.chmod(0o664)
+    before = file.read_bytes()
+    engine = open_engine(f"sqlite:///{file}")
+    for opened in (require_current, upgrade):
+        with pytest.raises(SchemaError, match="users"):
+            opened(engine)
+    engine.dispose()
+    assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) == (before, 0o664)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_file_that_is_no_database_keeps_its_mode(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("127.0.0.1 localhost\n" * 9)
+    file.chmod(0o644)
+    engine = open_engine(f"sqlite:///{file}")
+    with pytest.raises(sa.exc.DatabaseError):
+        upgrade(engine)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
