@@ -64,9 +64,10 @@ def readable_by_another(path: Path) -> bool:
 
 
 @pytest.mark.usefixtures("generous")
-def test_the_embedded_store_is_made_for_its_user_alone(place: Path) -> None:
+def test_the_embedded_store_is_made_for_its_user_alone(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = place / "new" / "state"
     files = use(state)
+    assert caplog.messages == []  # it never was open to others
     assert set(files) >= {"store.sqlite3", "store.sqlite3-wal", "store.sqlite3-shm"}
     assert set(files.values()) == {0o600}
     assert mode(state) == mode(state.parent) == 0o700

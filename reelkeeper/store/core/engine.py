@@ -121,7 +121,7 @@ def _keep_private(file: Path) -> None:
 
 def _tables_of(file: Path) -> set[str]:
     """Read the names of a file's tables, with neither a lock nor the log beside it."""
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)) as look:
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as look:
         found = look.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'")
         return {name for (name,) in found}
 
