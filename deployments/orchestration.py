@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from reelkeeper import disk
-from reelkeeper.disk import STATE_REMEDY, make_folder, tighten
+from reelkeeper.disk import STATE_REMEDY, make_folder, tighten, tighten_state
 from reelkeeper.errors import Misconfigured
 
 HEARTBEAT_SECONDS = 30  # Prefect's minimum; a run that misses three is marked as crashed by deployments/automations.py
@@ -64,7 +64,8 @@ def prepare(state_dir: Path) -> bool:
             wanted["PREFECT_API_AUTH_STRING"] = secret
         if not os.environ.get("PREFECT_PROFILE"):  # a profile names a server of its own
             home = (state_dir / "prefect").absolute()
-            tighten(make_folder(home), state_dir)  # Prefect creates the folder, but not its parents
+            tighten(make_folder(home))  # Prefect creates the folder, but not its parents
+            tighten_state(state_dir)
             if not os.access(home, os.W_OK):
                 raise Misconfigured(f"{home} cannot be written to: look at the rights of the folder and at its disk")
             wanted["PREFECT_HOME"] = str(home)

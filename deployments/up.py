@@ -22,7 +22,7 @@ from deployments.forkserver import FORKSERVER, client
 from deployments.supervisor import Part, Supervisor
 from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
-from reelkeeper.disk import make_folder, tighten
+from reelkeeper.disk import make_folder, tighten_state
 from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
 from reelkeeper.operations.core import workspace
 from reelkeeper.rules.alerts.cadence import FLOWS
@@ -248,7 +248,7 @@ class Up:
 @contextmanager
 def alone(state: Path) -> Iterator[None]:
     """Lock the state folder. Raises LeaseLost while another `up` holds it."""
-    tighten(make_folder(state))
+    tighten_state(make_folder(state))
     with (state / "up.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,10 @@ from reelkeeper.errors import DiskFull
 # Prefect's database 5 MB, the store 1 MB, the S3 server 2 MB with the videos); four times that is room to end well.
 FLOOR_BYTES: Final = 32_000_000
 STATE_REMEDY: Final = "Free some space, or move the state folder to a larger disk (REELKEEPER_STATE_DIR)"
+_IN_A_STATE_FOLDER: Final = (  # what we put there, or advise to: the beginnings of names
+    *("store.sqlite3", "s3", "prefect", "logs", "scratch", "images", "backups", "up.", "forkserver.sock", "watchdog"),
+    *(".reelkeeper", ".env", "policies"),
+)
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _log = logging.getLogger(__name__)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -131,6 +135,14 @@ def tighten(*paths: Path) -> None:
                 "%s was open to other users of this machine (mode %04o); now to its owner alone (mode %04o)",
                 *(path, mode, mode & ~_OTHERS),
             )
+
+
+def tighten_state(folder: Path) -> None:
+    """Tighten a state folder, unless it holds what we did not put there, such as files that a server serves."""
+    with contextlib.suppress(OSError):
+        # guard files.others_folder: other programs lose a folder of theirs that a mistaken setting names
+        if all(entry.name.startswith(_IN_A_STATE_FOLDER) for entry in os.scandir(folder)):
+            tighten(folder)
 
 
 def exposed(*paths: Path) -> list[Path]:

@@ -161,6 +161,24 @@ def test_a_folder_that_we_were_only_pointed_at_is_left(place: Path, monkeypatch:
     assert set(use(temporary).values()) == {0o600}
 
 
+@pytest.mark.parametrize("theirs", ["index.html", "videos", ".git"])
+def test_a_folder_in_which_another_program_keeps_its_files_is_left_and_doctor_warns(
+    place: Path, monkeypatch: pytest.MonkeyPatch, theirs: str
+) -> None:
+    www = make_folder(place / "www")
+    (www / theirs).touch()
+    www.chmod(0o755)
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for _ in range(2):  # the second time ours are there, too
+        assert set(use(www).values()) == {0o600}
+        with monkeypatch.context() as during:
+            during.setattr(os, "environ", dict(os.environ))
+            orchestration.prepare(www)
+    assert (mode(www), mode(www / "prefect")) == (0o755, 0o700)
+    assert doctor._privacy(settings(www)).state == "warn"
+
+
 def test_a_folder_that_exists_keeps_its_mode(place: Path) -> None:
     shared = place / "shared"
     shared.mkdir()

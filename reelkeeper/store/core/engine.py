@@ -27,7 +27,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session
 
-from reelkeeper.disk import make_file, make_folder, tighten
+from reelkeeper.disk import make_file, make_folder, tighten, tighten_state
 from reelkeeper.errors import Misconfigured, SchemaError, Unavailable
 from reelkeeper.failpoints import failpoint
 from reelkeeper.model.ids import Span
@@ -329,7 +329,7 @@ def open_store(
             f"there is no store yet at {settings.store_file}: the first run makes it, or `reelkeeper db upgrade`. If "
             "you have a store, it is elsewhere, or was deleted: check REELKEEPER_STATE_DIR and REELKEEPER_DATABASE_URL"
         )
-    tighten(settings.state_dir)
+    tighten_state(settings.state_dir)
     engine = open_engine(settings.store_url)
     if patience_seconds:
         outlast(engine, patience_seconds)
