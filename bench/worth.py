@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from unittest import mock
 
 from bench.report import Row
@@ -91,21 +91,21 @@ def measure() -> Iterator[Row]:
         folder = Path(place)
         for codec, container in CODECS.items():
             recipe = Recipe.model_validate({"codec": codec, "container": container, "payback": _UNPRICED})
-            lessons, totals = _learn(taught, folder, recipe)
+            lessons, totals, pace = _learn(taught, folder, recipe)
             floors = dict[Clip, Made]()
             for name, known, most in (("cold", (), COLD_CPU), ("warm", lessons, WARM_CPU)):
-                made = {clip: _work(clip, folder, recipe, known) for clip in clips}
+                made = {clip: _work(clip, folder, recipe, known, pace if known else 1.0) for clip in clips}
                 for clip, search in ((clip, made[clip].search) for clip in clips if clip not in floors):
                     floors[clip] = _floor(clip, folder, recipe, search.preset if search else recipe.presets[-1])
                 yield from _of_classes(f"{codec} {name}", codec, made, floors, most)
                 yield from _quality(f"{codec} {name}", made.items())
             if codec == Recipe().codec:
-                yield from _net(clips, folder, lessons, totals)
+                yield from _net(clips, folder, lessons, totals, pace)
 
 
-def _work(clip: Clip, folder: Path, recipe: Recipe, lessons: Sequence[Lesson] = ()) -> Made:
+def _work(clip: Clip, folder: Path, recipe: Recipe, lessons: Sequence[Lesson] = (), pace: float = 1.0) -> Made:
     """Compress a clip as a current plan would."""
-    terms = Terms(recipe, _ACCEPTANCE, worth.Stay(DAYS), clip.model, lessons=lessons)
+    terms = Terms(recipe, _ACCEPTANCE, worth.Stay(DAYS), clip.model, lessons=lessons, pace=pace)
     made, searched = search(clip.file(), folder, terms)
     if isinstance(made, Refusal):
         return Made(None, clip.size_bytes, searched)
@@ -129,18 +129,16 @@ def _one_encode(floor: Made) -> float:
     return floor.cpu_seconds / max(1, len(floor.search.probes)) if floor.search else 0.0
 
 
-def _learn(clips: Sequence[Clip], folder: Path, recipe: Recipe) -> tuple[list[Lesson], SearchTotals]:
-    lessons, source, kept, cpu = list[Lesson](), 0, 0, 0.0
-    for clip in clips:
-        made = _work(clip, folder, recipe)
-        if made.path:
-            made.path.unlink()
-        if made.search:
-            found = lesson(made.search, clip.model, recipe, _ACCEPTANCE)
-            lessons += [found] if found else []
-            source, kept = source + made.search.source_bytes, kept + made.search.kept_bytes
-            cpu += made.search.cpu_seconds
-    return lessons, SearchTotals(len(clips), len(lessons), source, kept, cpu)
+def _learn(clips: Sequence[Clip], folder: Path, recipe: Recipe) -> tuple[list[Lesson], SearchTotals, float]:
+    made = {clip: _work(clip, folder, recipe) for clip in clips}
+    for path in (one.path for one in made.values() if one.path):
+        path.unlink()
+    searched = [(clip.model, one.search) for clip, one in made.items() if one.search]
+    found = [lesson(search, model, recipe, _ACCEPTANCE) for model, search in searched]
+    lessons, searches = [item for item in found if item], [search for _, search in searched]
+    figures: Any = zip(*((each.source_bytes, each.kept_bytes, each.cpu_seconds) for each in searches), strict=True)
+    learnt = SearchTotals(len(clips), len(lessons), *map(sum, figures))
+    return lessons, learnt, worth.pace(recipe.codec, searches, searches)
 
 
 def _of_classes(what: str, codec: str, made: dict[Clip, Made], floors: dict[Clip, Made], most: float) -> Iterator[Row]:
@@ -169,13 +167,15 @@ def _quality(what: str, results: Iterable[tuple[Clip, Made]]) -> Iterator[Row]:
         yield Row(f"{what}: VMAF {name} lost at most", 100 - least[name], "promised", 100 - floor, 1.0, "points")
 
 
-def _net(clips: Sequence[Clip], folder: Path, lessons: Sequence[Lesson], learnt: SearchTotals) -> Iterator[Row]:
+def _net(
+    clips: Sequence[Clip], folder: Path, lessons: Sequence[Lesson], learnt: SearchTotals, pace: float
+) -> Iterator[Row]:
     """Compress the clips that pay over 83 days at the default price, and compare with the oracle."""
     recipe = Recipe()
     oracle = sum(_oracle(clip, folder, recipe) for clip in clips)
     for name, known, totals, least in (("cold", (), SearchTotals(), COLD_NET), ("warm", lessons, learnt, WARM_NET)):
         made = {
-            clip: _work(clip, folder, recipe, known)
+            clip: _work(clip, folder, recipe, known, pace if known else 1.0)
             for clip in clips
             if worth.unopened(recipe.codec, recipe.payback, totals, clip.size_bytes, worth.Stay(DAYS)).pays
         }

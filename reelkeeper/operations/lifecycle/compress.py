@@ -43,7 +43,7 @@ from reelkeeper.rules.lifecycle.first_crf import lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay
 from reelkeeper.rules.lifecycle.selection import TRIED
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
-from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_IN_PLACE_USD, REQUESTS_USD, unopened
+from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_IN_PLACE_USD, REQUESTS_USD, pace, unopened
 from reelkeeper.rules.policies import recipe_of, terms_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
@@ -204,8 +204,9 @@ def gather(workspace: Workspace, job: CompressionJob, source: Source) -> Terms:
         if video is None:
             raise skipped(source, "erased since the plan")
         limits = job.policy.for_video(video), job.policy.tiers_for(video, job.tiers), job.as_of, video.tier
-        searches = crf_searches.recall(session, ffmpeg.tools().encoder(job.recipe.codec))
-        learnt = (lesson(search, model, job.recipe, job.acceptance) for model, search in searches)
+        known = crf_searches.recall(session, ffmpeg.tools().encoder(job.recipe.codec))
+        learnt = (lesson(item.search, item.model, job.recipe, job.acceptance) for item in known)
+        here = [item.search for item in known if item.machine == machine.name()]
         return Terms(
             job.recipe,
             job.acceptance,
@@ -213,6 +214,7 @@ def gather(workspace: Workspace, job: CompressionJob, source: Source) -> Terms:
             model=crf_searches.model_of(session, source.video_id),
             requests_usd=REQUESTS_IN_PLACE_USD if is_in_place(source, job.recipe.place) else REQUESTS_USD,
             lessons=[item for item in learnt if item is not None],
+            pace=pace(job.recipe.codec, here, [item.search for item in known]),
             timeouts=count_failures(session, source.blob_id, MediaTimeout.__name__),
         )
 

@@ -31,6 +31,7 @@ class Terms:
     model: str | None = None  # the generator of the clip
     requests_usd: float = REQUESTS_USD  # with those for the original's copy, where the result replaces it in place
     lessons: Sequence[Lesson] = ()  # of earlier searches with this encoder
+    pace: float = 1.0  # of encodes on this machine, by those: how many times the CPU of `EFFORTS`
     to_learn: bool = False  # it may cost `MOST_MICROUSD_TO_LEARN` even if it does not pay
     timeouts: int = 0  # earlier runs in which the video timed out
 
@@ -119,7 +120,9 @@ def _aim(media: Media, terms: Terms) -> _Aim | Refusal:
     kept = first_crf.kept_share(
         terms.lessons, model, recipe.codec, worth.EXPECTED_SHARE, transcode.bits_per_pixel(media)
     )
-    at_presets = partial(worth.at_presets, media, recipe.codec, payback=recipe.payback, stay=terms.stay)
+    at_presets = partial(
+        worth.at_presets, media, recipe.codec, payback=recipe.payback, stay=terms.stay, pace=terms.pace
+    )
     worths = at_presets(recipe.presets, kept.share)
     preset = worth.choose(worths, recipe.codec)
     # guard transcode.pays: an encode that saves less, or takes longer, than expected costs more than it saves

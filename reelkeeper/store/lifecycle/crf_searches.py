@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -24,15 +24,23 @@ def add(
     session.execute(sa.insert(crf_searches).values(asdict(search) | about))
 
 
-def recall(session: Session, encoder: str) -> list[tuple[str | None, CrfSearch]]:
-    """List the newest searches with this version of an encoder, each with the model that made the clip."""
+class Recalled(NamedTuple):
+    """An earlier search, with the model that made the clip and the machine that searched, if they are known."""
+
+    model: str | None
+    machine: str | None
+    search: CrfSearch
+
+
+def recall(session: Session, encoder: str) -> list[Recalled]:
+    """List the newest searches with this version of an encoder."""
     rows = session.execute(
-        sa.select(crf_searches.c.model, *_FIELDS)
+        sa.select(crf_searches.c.model, crf_searches.c.machine, *_FIELDS)
         .where(crf_searches.c.encoder == encoder)
         .order_by(crf_searches.c.id.desc())
         .limit(_RECALLED)
     )
-    return [(model, CrfSearch(*fields)) for model, *fields in rows]
+    return [Recalled(model, machine, CrfSearch(*fields)) for model, machine, *fields in rows]
 
 
 def by_model(session: Session) -> list[tuple[str | None, int, SearchTotals]]:

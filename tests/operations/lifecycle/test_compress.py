@@ -1,21 +1,32 @@
 """Before each video of a plan, workers check whether to go on, and whether the daily budget allows it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
+from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost
+from reelkeeper.model import Grace
 from reelkeeper.operations.billing.limits import left_for_compressing
+from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import status
-from reelkeeper.operations.lifecycle.compress import Cost, may_go_on
+from reelkeeper.operations.lifecycle.compress import CompressionJob, Cost, gather, may_go_on
+from reelkeeper.operations.lifecycle.swap import Run, find_source
+from reelkeeper.rules.lifecycle.worth import pace
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import crf_searches
 from reelkeeper.store.tables import job_totals
 from tests.faults.world import World
+from tests.jobs import NOON
+from tests.rules.lifecycle.test_first_crf import SEARCH
 
 
 def test_helpers_stop_for_an_ended_plan_a_dead_run_or_a_freeze(world: World, lease: Lease) -> None:
@@ -27,6 +38,22 @@ def test_helpers_stop_for_an_ended_plan_a_dead_run_or_a_freeze(world: World, lea
     freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen, match="an alarm"):
         may_go_on(world.workspace.engine, "any", lease)
+
+
+@pytest.mark.parametrize("by", ["here", "elsewhere", None])
+def test_a_search_knows_the_pace_of_this_machine_from_its_own_records(
+    world: World, lease: Lease, by: str | None
+) -> None:
+    blob, policies = world.video("v1"), DEFAULTS
+    job = CompressionJob("p", "run", NOON, policies.lifecycle, policies.tiers, policies.recipe, policies.acceptance)
+    encoder = ffmpeg.tools().encoder(job.recipe.codec)
+    slow, usual = (replace(SEARCH, encoder=encoder, preset=5, cpu_seconds=cpu) for cpu in (4_000.0, 400.0))
+    with transaction(world.workspace.engine, "test") as session:
+        for search, name in ((slow, machine.name() if by == "here" else by), (usual, "elsewhere")):
+            crf_searches.add(session, search, video_id="v0", run_id="r", model=None, machine=name)
+    source = find_source(world.workspace, "v1", blob, Run("run", lease, Grace(), Path(world.address.folder)))
+    mine = [slow] if by == "here" else []
+    assert gather(world.workspace, job, source).pace == pytest.approx(pace(job.recipe.codec, mine, [slow, usual]))
 
 
 def spent(engine: sa.Engine) -> int:

@@ -147,6 +147,16 @@ def test_an_encode_that_does_not_pay_is_not_begun(source: Path, tmp_path: Path) 
     assert "for 3 days" in outcome.reason
 
 
+@pytest.mark.parametrize(("pace", "is_begun"), [(1.0, True), (30.0, False)])
+def test_an_encode_that_would_not_pay_on_so_slow_a_machine_is_not_begun(
+    source: Path, tmp_path: Path, pace: float, is_begun: bool
+) -> None:
+    recipe = Recipe(payback=Payback(cpu_usd_per_hour=Decimal("0.004")))
+    outcome = shrink(source, tmp_path, recipe, stay=Stay(300), pace=pace)
+    assert isinstance(outcome, Transcode) == is_begun
+    assert is_begun or (isinstance(outcome, Refusal) and outcome.rule == "payback")
+
+
 def test_one_that_would_pay_with_luck_alone_is_not_begun(source: Path, tmp_path: Path) -> None:
     """Not if it keeps a third more than is expected of it, and takes an encode more."""
     payback, media = Payback(horizon_days=10**6), ffmpeg.inspect(source)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
-from reelkeeper.model import Media, SearchTotals
-from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback, Stay, Worth, at_presets, choose, unopened
+from reelkeeper.model import CrfSearch, Media, SearchTotals
+from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback, Stay, Worth, at_presets, choose, pace, unopened
 from tests.reading import as_read
 from tests.rules.lifecycle.test_transcode import SOURCE
 
@@ -40,6 +40,34 @@ def test_the_arithmetic_is_that_of_the_price_list() -> None:
 it is expected to save 0.000039 USD and to cost 0.000389 USD: 2.60 MB less for 30 days at 0.015
   USD a GB-month; 34.5 CPU s at 0.04 USD an hour, requests 0.000006 USD\
 """)
+
+
+@given(
+    factor=st.floats(0.1, 10),
+    preset=st.sampled_from(ALL),
+    probes=st.integers(1, 5),
+    counts=st.tuples(st.integers(0, 30), st.integers(0, 30)),
+)
+def test_the_cpu_of_searches_here_counts_most_and_of_those_elsewhere_until_there_are_some(
+    factor: float, preset: int, probes: int, counts: tuple[int, int]
+) -> None:
+    known, (here, elsewhere) = EFFORTS["av1"][preset], counts
+    told = 92.16 * (known.encode_cpu_seconds + 0.032) * probes  # 100 frames of 720p
+    search = CrfSearch(
+        "e", preset, 1280 * 720, 100, 8, 1, 1, "accepted", ((40.0, 1, 94.0, 90.0, 1),) * probes, 0, 0, 0, 0
+    )
+    at_home = [replace(search, cpu_seconds=factor * told)] * here
+    away = [replace(search, cpu_seconds=2 * told)] * elsewhere
+    anywhere = (10 + (here * factor + elsewhere * 2) * told) / (10 + (here + elsewhere) * told)
+    assert pace("av1", at_home, [*at_home, *away]) == pytest.approx(
+        (10 * anywhere + here * factor * told) / (10 + here * told)
+    )
+
+
+def test_a_slow_machine_costs_more_and_saves_as_much() -> None:
+    usual, slow = (at_presets(SOURCE, "av1", [8], 0.35, PRICED, Stay(30), pace=pace)[8] for pace in (1.0, 3.0))
+    assert slow.cpu_seconds == pytest.approx(3 * usual.cpu_seconds)
+    assert (slow.gain_usd, slow.saved_bytes) == (usual.gain_usd, usual.saved_bytes)
 
 
 def test_a_large_file_with_a_long_life_pays() -> None:

@@ -18,18 +18,18 @@ OUTGROWN = replace(SEARCH, probes=((40, 900_001, None, None, 1),))
 
 def test_results_of_searches_are_recalled_newest_first(engine: sa.Engine) -> None:
     with transaction(engine, "test") as session:
-        crf_searches.add(session, SEARCH, video_id="v1", run_id="r1", model="fox")
+        crf_searches.add(session, SEARCH, video_id="v1", run_id="r1", model="fox", machine="m1")
         crf_searches.add(session, OUTGROWN, video_id="v2", run_id="r1", model=None)
         other = replace(SEARCH, encoder="libsvtav1 4.3.0")
         crf_searches.add(session, other, video_id="v3", run_id="r1", model="fox")
     with reading(engine) as session:
         told = crf_searches.recall(session, SEARCH.encoder)
-    assert [model for model, _ in told] == [None, "fox"]
-    assert [[tuple(probe) for probe in search.probes] for _, search in told] == [
+    assert [(item.model, item.machine) for item in told] == [(None, None), ("fox", "m1")]
+    assert [[tuple(probe) for probe in item.search.probes] for item in told] == [
         list(OUTGROWN.probes),
         list(SEARCH.probes),
     ]
-    assert replace(told[1][1], probes=SEARCH.probes) == SEARCH
+    assert replace(told[1].search, probes=SEARCH.probes) == SEARCH
 
 
 def test_searches_are_summed_by_run_by_encoder_and_in_all(engine: sa.Engine) -> None:
