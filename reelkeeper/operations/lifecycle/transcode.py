@@ -120,13 +120,12 @@ def _aim(media: Media, terms: Terms) -> _Aim | Refusal:
     kept = first_crf.kept_share(
         terms.lessons, model, recipe.codec, worth.EXPECTED_SHARE, transcode.bits_per_pixel(media)
     )
-    at_presets = partial(
-        worth.at_presets, media, recipe.codec, payback=recipe.payback, stay=terms.stay, pace=terms.pace
-    )
-    worths = at_presets(recipe.presets, kept.share)
+    at_presets = partial(worth.at_presets, media, recipe.codec, payback=recipe.payback, stay=terms.stay)
+    worths = at_presets(recipe.presets, kept.share, probes=worth.EXPECTED_PROBES * terms.pace)
     preset = worth.choose(worths, recipe.codec)
     # guard transcode.pays: an encode that saves less, or takes longer, than expected costs more than it saves
-    unlucky = at_presets([preset], kept.share * kept.factor, probes=worth.EXPECTED_PROBES + 1)[preset]
+    encodes = (worth.EXPECTED_PROBES + 1) * terms.pace
+    unlucky = at_presets([preset], kept.share * kept.factor, probes=encodes)[preset]
     expected, unlucky = (each._replace(requests_usd=terms.requests_usd) for each in (worths[preset], unlucky))
     if not unlucky.pays and not (terms.to_learn and unlucky.cost_microusd <= MOST_MICROUSD_TO_LEARN):
         return Refusal(transcode.PAYBACK, f"{unlucky.sentence()}. Tried again next month")

@@ -294,9 +294,8 @@ def at_presets(
     stay: Stay,
     *,
     probes: float = EXPECTED_PROBES,
-    pace: float = 1.0,
 ) -> dict[int, Worth]:
-    """Estimate the worth of an encode at each preset, found by so many `probes`, each at this `pace`.
+    """Estimate the worth of an encode at each preset, found by so many `probes` at the pace of `EFFORTS`.
 
     `kept` is the share of picture bytes kept at the usual preset.
     """
@@ -305,7 +304,7 @@ def at_presets(
     for preset in presets:
         known = effort(codec, preset)
         saved = max(0, round(media.video_bits / 8 * (1 - kept * known.relative_bytes)))
-        cpu_seconds = megapixels * _search_seconds(known, probes) * pace
+        cpu_seconds = megapixels * _search_seconds(known, probes)
         found[preset] = Worth(saved, payback.days(stay), cpu_seconds, payback, media.size_bytes, stay.grace_days)
     return found
 

@@ -157,6 +157,14 @@ def test_an_encode_that_would_not_pay_on_so_slow_a_machine_is_not_begun(
     assert is_begun or (isinstance(outcome, Refusal) and outcome.rule == "payback")
 
 
+def test_a_slow_machine_takes_a_quicker_preset(source: Path, tmp_path: Path) -> None:
+    recipe = Recipe(payback=Payback(cpu_usd_per_hour=Decimal("0.004")))
+    searches = list[CrfSearch]()
+    for pace in (1.0, 3.0):
+        shrink(source, tmp_path, recipe, stay=Stay(300), pace=pace, note=searches.append)
+    assert [search.preset for search in searches] == [6, 5]
+
+
 def test_one_that_would_pay_with_luck_alone_is_not_begun(source: Path, tmp_path: Path) -> None:
     """Not if it keeps a third more than is expected of it, and takes an encode more."""
     payback, media = Payback(horizon_days=10**6), ffmpeg.inspect(source)

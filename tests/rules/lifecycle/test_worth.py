@@ -64,12 +64,6 @@ def test_the_cpu_of_searches_here_counts_most_and_of_those_elsewhere_until_there
     )
 
 
-def test_a_slow_machine_costs_more_and_saves_as_much() -> None:
-    usual, slow = (at_presets(SOURCE, "av1", [8], 0.35, PRICED, Stay(30), pace=pace)[8] for pace in (1.0, 3.0))
-    assert slow.cpu_seconds == pytest.approx(3 * usual.cpu_seconds)
-    assert (slow.gain_usd, slow.saved_bytes) == (usual.gain_usd, usual.saved_bytes)
-
-
 def test_a_large_file_with_a_long_life_pays() -> None:
     assert at_8(30_000_000, None).pays
     assert at_8(30_000_000, 60).pays
