@@ -34,6 +34,7 @@ from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.world import World
 from tests.odd_ids import NAMED, odd_ids
 from tests.operations.layouts import act, catalogue, put
+from tests.policies import put_in_force
 
 
 def lines(names: list[str]) -> list[str]:
@@ -86,8 +87,10 @@ def pass_through(
 
     monkeypatch.setattr(Load, "check", lambda _: None)
     _, token = tokens.create(workspace.engine, "a test", tuple(Scope), author="test")
+    unlimited = AccessPolicy(requests_a_second=10_000, burst=10_000)
+    put_in_force(workspace.engine, access=unlimited)
     state = AppState(workspace, scratch=Path(world.address.folder) / "scratch")
-    state.load.limit(AccessPolicy(requests_a_second=10_000, burst=10_000))
+    state.load.limit(unlimited)  # until it reads those in force, a second later
     app = create_app(state)
     with TestClient(app, headers={"Authorization": f"Bearer {token}"}, follow_redirects=False) as client:
         for name in names:
