@@ -141,7 +141,7 @@ def tighten_state(folder: Path) -> None:
     """Tighten a state folder, unless it holds what we did not put there, such as files that a server serves."""
     with contextlib.suppress(OSError):
         # guard files.others_folder: other programs lose a folder of theirs that a mistaken setting names
-        if all(entry.name.startswith(_IN_A_STATE_FOLDER) for entry in os.scandir(folder)):
+        if all(entry.name.startswith(_IN_A_STATE_FOLDER) for entry in folder.iterdir()):
             tighten(folder)
 
 
