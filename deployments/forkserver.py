@@ -47,6 +47,11 @@ def stand_for(address: str, words: list[str]) -> NoReturn:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: as the program itself asks, in adapters/parent.py
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     is_begun = False
+    signals, noted = socket.socketpair()
+    noted.setblocking(False)
+    signal.set_wakeup_fd(noted.fileno())  # a handler in Python would wait for the end, if its signal came just before
+    # guard up.signals_at_once: a signal just as the program begins is lost, or kills it where it would have closed
+    before = {number: signal.signal(number, lambda *_: None) for number in _PASSED_ON}
     with suppress(OSError):
         server.settimeout(PATIENCE_SECONDS)
         server.connect(short(address))
@@ -54,12 +59,11 @@ def stand_for(address: str, words: list[str]) -> NoReturn:
         is_begun = server.recv(64) == _BEGUN
     if not is_begun:
         server.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for came in signals.recv(64) if select.select([signals], [], [], 0)[0] else b"":
+            os.kill(os.getpid(), came)
         os.execv(sys.executable, [sys.executable, *words])  # noqa: S606  a shell would be in the way of signals
-    signals, noted = socket.socketpair()
-    noted.setblocking(False)
-    signal.set_wakeup_fd(noted.fileno())  # a handler in Python would wait for the end, if its signal came just before
-    for number in _PASSED_ON:
-        signal.signal(number, lambda *_: None)
     while server not in select.select([server, signals], [], [])[0]:
         with suppress(OSError):  # it has just ended
             server.send(signals.recv(64))

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,6 +122,26 @@ def test_a_signal_reaches_it_and_it_ends_as_it_would(ask: Callable[..., Asked], 
     program = asked.program()
     asked.process.send_signal(number)
     assert (asked.end(), gone(program)) == (-number, True)
+
+
+@pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_signal_that_comes_as_it_begins_reaches_it(tmp_path: Path, action: signal.Handlers) -> None:
+    """Whatever whoever started the client does with it: `nohup`, and shells in the background, ignore SIGINT."""
+    with serving(tmp_path) as (address, server):
+        server.send_signal(signal.SIGSTOP)
+        inherited = signal.signal(signal.SIGINT, action)
+        asked = Asked(address, tmp_path, f"import signal\nsignal.signal(2, lambda *_: sys.exit(5)){WAITS}")
+        signal.signal(signal.SIGINT, inherited)
+        client = psutil.Process(asked.process.pid)
+        until(lambda: len(client.net_connections("unix")) > 2, 60, "it has a socket to ask by")
+        time.sleep(0.3)
+        client.suspend()
+        server.send_signal(signal.SIGCONT)
+        asked.line()
+        client.send_signal(signal.SIGINT)
+        client.resume()
+        assert asked.end() == 5
+        asked.process.communicate()
 
 
 def test_the_signal_to_close_ends_nothing_that_does_not_listen_yet(ask: Callable[..., Asked]) -> None:
