@@ -93,14 +93,14 @@ def measure() -> Iterator[Row]:
             recipe = Recipe.model_validate({"codec": codec, "container": container, "payback": _UNPRICED})
             lessons, totals, pace = _learn(taught, folder, recipe)
             floors = dict[Clip, Made]()
-            for name, known, most in (("cold", (), COLD_CPU), ("warm", lessons, WARM_CPU)):
-                made = {clip: _work(clip, folder, recipe, known, pace if known else 1.0) for clip in clips}
+            for name, known, most in (("cold", ((), 1.0), COLD_CPU), ("warm", (lessons, pace), WARM_CPU)):
+                made = {clip: _work(clip, folder, recipe, *known) for clip in clips}
                 for clip, search in ((clip, made[clip].search) for clip in clips if clip not in floors):
                     floors[clip] = _floor(clip, folder, recipe, search.preset if search else recipe.presets[-1])
                 yield from _of_classes(f"{codec} {name}", codec, made, floors, most)
                 yield from _quality(f"{codec} {name}", made.items())
             if codec == Recipe().codec:
-                yield from _net(clips, folder, lessons, totals, pace)
+                yield from _net(clips, folder, (lessons, pace), totals)
 
 
 def _work(clip: Clip, folder: Path, recipe: Recipe, lessons: Sequence[Lesson] = (), pace: float = 1.0) -> Made:
@@ -167,15 +167,13 @@ def _quality(what: str, results: Iterable[tuple[Clip, Made]]) -> Iterator[Row]:
         yield Row(f"{what}: VMAF {name} lost at most", 100 - least[name], "promised", 100 - floor, 1.0, "points")
 
 
-def _net(
-    clips: Sequence[Clip], folder: Path, lessons: Sequence[Lesson], learnt: SearchTotals, pace: float
-) -> Iterator[Row]:
+def _net(clips: Sequence[Clip], folder: Path, warm: tuple[list[Lesson], float], learnt: SearchTotals) -> Iterator[Row]:
     """Compress the clips that pay over 83 days at the default price, and compare with the oracle."""
     recipe = Recipe()
     oracle = sum(_oracle(clip, folder, recipe) for clip in clips)
-    for name, known, totals, least in (("cold", (), SearchTotals(), COLD_NET), ("warm", lessons, learnt, WARM_NET)):
+    for name, known, totals, least in (("cold", ((), 1.0), SearchTotals(), COLD_NET), ("warm", warm, learnt, WARM_NET)):
         made = {
-            clip: _work(clip, folder, recipe, known, pace if known else 1.0)
+            clip: _work(clip, folder, recipe, *known)
             for clip in clips
             if worth.unopened(recipe.codec, recipe.payback, totals, clip.size_bytes, worth.Stay(DAYS)).pays
         }

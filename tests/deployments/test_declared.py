@@ -1,4 +1,4 @@
-"""What is deployed is prefect.yaml, and `deployments.serve` serves all of it."""
+"""Which prefect.yaml is deployed; `deployments.serve` serves all of its deployments."""
 
 from pathlib import Path
 from typing import Any

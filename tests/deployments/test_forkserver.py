@@ -126,7 +126,7 @@ def test_a_signal_reaches_it_and_it_ends_as_it_would(ask: Callable[..., Asked], 
 
 @pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN])
 def test_a_signal_that_comes_as_it_begins_reaches_it(tmp_path: Path, action: signal.Handlers) -> None:
-    """Whatever whoever started the client does with it: `nohup`, and shells in the background, ignore SIGINT."""
+    """Also where the client was started with SIGINT ignored, as `nohup` and shells in the background do."""
     with serving(tmp_path) as (address, server):
         server.send_signal(signal.SIGSTOP)
         inherited = signal.signal(signal.SIGINT, action)

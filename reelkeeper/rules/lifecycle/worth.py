@@ -295,7 +295,7 @@ def at_presets(
     *,
     probes: float = EXPECTED_PROBES,
 ) -> dict[int, Worth]:
-    """Estimate the worth of an encode at each preset, found by so many `probes` at the pace of `EFFORTS`.
+    """Estimate the worth at each preset, where the CRF is found by `probes` encodes of the CPU that `EFFORTS` has.
 
     `kept` is the share of picture bytes kept at the usual preset.
     """
