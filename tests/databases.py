@@ -26,6 +26,12 @@ from reelkeeper.store.tables import deployment
 from tests.ports import free_port
 from tests.stock import Stock, close_connections
 
+FOREIGN_SETTINGS = (
+    "default_transaction_isolation = serializable",
+    "datestyle = 'German, DMY'",
+    "intervalstyle = iso_8601",
+    "timezone = 'Asia/Kolkata'",
+)
 PASSWORD = "hunter2-of-the-store"  # noqa: S105  of a server that a test has to itself
 
 
@@ -39,7 +45,8 @@ def postgresql() -> Iterator[sa.URL]:
         server = get_server(Path(folder) / "data", cleanup_mode="stop")
         url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
         with _administer(url) as connection:
-            for setting in ("fsync = off", "full_page_writes = off"):  # the machine may crash: it is a test's database
+            # the machine may crash: it is a test's database; and what others may have set on a server changes nothing
+            for setting in ("fsync = off", "full_page_writes = off", *FOREIGN_SETTINGS):
                 connection.execute(sa.text(f"ALTER SYSTEM SET {setting}"))
             connection.execute(sa.text("SELECT pg_reload_conf()"))
         yield url

@@ -40,6 +40,7 @@ _AGAIN_SECONDS = 1.0  # between two attempts to connect to a store that does not
 # PostgreSQL: the time for a connection (psycopg's default is 130 s), and when a silent one is given up:
 # after 30 s, by three keepalives 10 s apart (libpq, "Parameter Key Words"). The URL may override them.
 _PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_OPTIONS = "-c timezone=UTC -c datestyle=ISO"  # of times as text: psycopg reads no others
 _UNHURRIED = sa.text("SET LOCAL synchronous_commit = off")
 _FLUSH = sa.text("SELECT pg_logical_emit_message(true, 'flush', '')")  # the smallest record that a commit waits for
 _FLUSHED_AFTER = "flushed after"
@@ -67,8 +68,10 @@ def open_engine(url: str) -> sa.Engine:
         return sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
+            # guard identity.isolation: on a server of another default, two writers of one row end with an error
+            isolation_level="READ COMMITTED",
             connect_args={name: value for name, value in _PATIENCE.items() if name not in parsed.query}
-            | {"options": f"{parsed.query.get('options', '')} -c timezone=UTC", "client_encoding": "utf8"},
+            | {"options": f"{parsed.query.get('options', '')} {_OPTIONS}", "client_encoding": "utf8"},
         )
     if backend != "sqlite":
         raise Misconfigured(f"database_url names {backend!r}; use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE")
