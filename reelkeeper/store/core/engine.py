@@ -32,7 +32,7 @@ from reelkeeper.errors import Misconfigured, SchemaError, Unavailable
 from reelkeeper.failpoints import failpoint
 from reelkeeper.model.ids import Span
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.failures import explained, safe_to_repeat, unconnected
+from reelkeeper.store.core.failures import explained, safe_to_repeat, take_as_away, unconnected
 from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -65,7 +65,7 @@ def open_engine(url: str) -> sa.Engine:
     _spare_what_is_loaded()
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return sa.create_engine(
+        engine = sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
             # guard identity.isolation: on a server of another default, two writers of one row end with an error
@@ -73,6 +73,8 @@ def open_engine(url: str) -> sa.Engine:
             connect_args={name: value for name, value in _PATIENCE.items() if name not in parsed.query}
             | {"options": f"{parsed.query.get('options', '')} {_OPTIONS}", "client_encoding": "utf8"},
         )
+        sa.event.listen(engine, "handle_error", take_as_away)
+        return engine
     if backend != "sqlite":
         raise Misconfigured(f"database_url names {backend!r}; use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE")
     if not parsed.database or parsed.database == ":memory:":

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -39,6 +39,16 @@ _CAUSES: Final[tuple[tuple[str, type[ReelkeeperError], str], ...]] = (
     (r"starting up|shutting down|recovery", Unavailable, "it is starting or stopping: try again in a minute"),
     (r"No space left on device|could not extend file", Unavailable, "the disk of PostgreSQL is full: free some there"),
 )
+_TAKES_NO_WRITES: Final = "25006"
+_RESTED: Final = ("25P03", "25P04")
+_BY_STATE: Final[dict[str, tuple[type[ReelkeeperError], str]]] = {  # SQLSTATE
+    _TAKES_NO_WRITES: (Unavailable, "it takes no writes at the moment: it is a standby, or its disk is full"),
+    **dict.fromkeys(
+        _RESTED, (Unavailable, "it ended a transaction: its idle_in_transaction_session_timeout is too short")
+    ),
+    "42501": (Misconfigured, "the user lacks a right: give it the database, or GRANT ALL ON SCHEMA public to it"),
+    "57014": (Unavailable, "it ended a statement: the user's statement_timeout is too short, or somebody cancelled it"),
+}
 _OUTAGES: Final = {"08", "28", "3D", "53", "57"}  # SQLSTATE: connection, login, no such database, resources, stopped
 _MAX_MESSAGE: Final = 300  # characters of the driver's message
 _MAX_LOST: Final = 3  # connections in a row, after which a unit of work is given up
@@ -81,15 +91,34 @@ def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:
         return _sqlite(error.orig, Path(url.database or ""))
     state = getattr(error.orig, "sqlstate", None)  # none: the connection itself failed
     lost = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated
-    return unconnected(error.orig, url) if lost and (not state or state[:2] in _OUTAGES) else None
+    return unconnected(error.orig, url) if state in _BY_STATE or (lost and _is_outage(state)) else None
+
+
+def _is_outage(state: str | None) -> bool:
+    return not state or state[:2] in _OUTAGES
+
+
+def take_as_away(context: sa.ExceptionContext) -> sa.exc.OperationalError | None:
+    """Have a PostgreSQL that takes no writes count as one that is away, and connect anew: another may be primary now.
+
+    For psycopg that is an internal error, which would be that of one item, or of one request.
+    """
+    state = getattr(context.original_exception, "sqlstate", None)
+    if state not in (_TAKES_NO_WRITES, *_RESTED):
+        return None
+    # guard outages.read_only: after a failover, a process keeps its connections to what is a standby now
+    context.is_disconnect = True
+    error = cast("Exception", context.original_exception)
+    return sa.exc.OperationalError(context.statement, context.parameters, error, connection_invalidated=True)
 
 
 def unconnected(error: BaseException | None, url: sa.URL) -> ReelkeeperError:
     """Turn the error of a PostgreSQL that could not be reached into one of ours: Unavailable where it may pass."""
     message = " ".join(redacted(str(error)).split())[:_MAX_MESSAGE]
     host, port = url.host or url.query.get("host") or "the local socket", url.port or url.query.get("port") or 5432
-    kind, cause = next(
-        ((kind, cause) for sign, kind, cause in _CAUSES if re.search(sign, message)), (Unavailable, "it gave no answer")
+    by_text = ((kind, cause) for sign, kind, cause in _CAUSES if re.search(sign, message))
+    kind, cause = _BY_STATE.get(getattr(error, "sqlstate", None) or "") or next(
+        by_text, (Unavailable, "it gave no answer")
     )
     whose = f"database {url.database or url.username!r}, user {url.username!r}"
     return kind(f"PostgreSQL at {host}, port {port}, {whose}: {cause}. Check {_SETTING}. The driver said: {message}")

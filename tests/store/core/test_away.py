@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
@@ -117,6 +118,63 @@ def test_a_server_that_stops_during_the_work_is_reported_and_is_no_unexpected_er
         url = made(stopping.url())
         with pytest.raises(Unavailable, match=rf"port {stopping.port}"):
             work(url, "SELECT 1", "SELECT 2", between=stopping.stop)
+
+
+@pytest.fixture
+def set_for(server: Server) -> Iterator[Callable[[str], object]]:
+    """Set a parameter for all later sessions of the store's database, until the test ends."""
+    made(server.url())
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        yield lambda setting: admin.execute(f"ALTER DATABASE postgres {setting}".encode())
+        admin.execute("ALTER DATABASE postgres RESET ALL")
+
+
+def test_a_server_that_takes_no_writes_is_away_and_is_written_to_as_soon_as_it_takes_some(
+    server: Server, set_for: Callable[[str], object]
+) -> None:
+    write = "UPDATE deployment SET created_at = created_at"
+    set_for("SET default_transaction_read_only = on")  # as a standby is, and some hosts do where the disk is full
+    with pytest.raises(Unavailable):
+        work(server.url(), "SELECT 1", write)
+    with open_store(Settings(database_url=SecretStr(server.url()))) as opened:
+        with pytest.raises(sa.exc.OperationalError), transaction(opened, "test") as session:
+            session.execute(sa.text(write))
+        set_for("RESET default_transaction_read_only")
+        with transaction(opened, "test") as session:
+            session.execute(sa.text(write))
+
+
+@pytest.mark.parametrize(
+    ("setting", "rest", "statement"),
+    [("idle_in_transaction_session_timeout", 1.0, "SELECT 1"), ("statement_timeout", 0.0, "SELECT pg_sleep(10)")],
+)
+def test_a_server_that_ends_what_lasts_is_away(
+    server: Server, set_for: Callable[[str], object], setting: str, rest: float, statement: str
+) -> None:
+    set_for(f"SET {setting} = 100")
+    with pytest.raises(Unavailable, match=setting):
+        rest_within(server.url(), rest, statement)
+
+
+def rest_within(url: str, seconds: float, statement: str) -> None:
+    """Open a transaction, rest, and execute a statement in it."""
+    with open_store(Settings(database_url=SecretStr(url))) as opened, transaction(opened, "test") as session:
+        session.execute(sa.text("SELECT 1"))
+        time.sleep(seconds)
+        session.execute(sa.text(statement))
+
+
+def test_a_user_who_may_not_make_tables_is_a_setting_that_is_wrong(server: Server) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE plain LOGIN PASSWORD '{PASSWORD}'")
+        admin.execute("CREATE DATABASE of_another")
+    with (
+        pytest.raises(Misconfigured, match="GRANT"),
+        open_store(
+            Settings(database_url=SecretStr(server.url(username="plain", database="of_another"))), as_it_is=True
+        ) as opened,
+    ):
+        upgrade(opened)
 
 
 def test_an_error_in_the_work_that_is_not_the_stores_stays_what_it_is(server: Server) -> None:
