@@ -125,7 +125,7 @@ def _of_line(dialect: str, rank: SizeAndAge, *, is_scored: bool) -> sa.Update:
     is_of_it = jobs.c.line == sa.bindparam("of_line") if is_scored else jobs.c.line.is_(None)
     some = sa.select(jobs.c.id, _ahead(jobs, min(rank.burst * MOST_TIMES, _MOST_COUNTED)).label("ahead"))
     some = some.where(waits(jobs), is_of_it).order_by(*_BY_LINE).limit(sa.bindparam("limit", type_=sa.Integer))
-    new = some.with_for_update(of=jobs, skip_locked=True, key_share=True).subquery("new")
+    new = _locked(dialect, some)
     line = rank.mark + " " + sa.func.coalesce(jobs.c.lane, "") + " " + jobs.c.model
     values = {"line": line, "score": _rank(dialect, rank, new.c.ahead), "place": new.c.ahead}
     return sa.update(jobs).where(jobs.c.id == new.c.id).values(values)
@@ -146,9 +146,20 @@ def _lower(dialect: str, rank: SizeAndAge) -> sa.Update:
     is_next = found.c.nth <= sa.bindparam("next", type_=sa.Integer)
     is_wrong = sa.and_(found.c.line.is_not(None), found.c.too_much > 0, is_next)
     some = sa.select(jobs.c.id, found.c.ahead).join_from(found, jobs, jobs.c.id == found.c.id).where(is_wrong)
-    new = some.with_for_update(of=jobs, skip_locked=True, key_share=True).subquery("new")
+    new = _locked(dialect, some)
     values = {"score": _rank(dialect, rank, new.c.ahead), "place": new.c.ahead}
     return sa.update(jobs).where(jobs.c.id == new.c.id).values(values)
+
+
+def _locked(dialect: str, some: sa.Select[Any]) -> sa.FromClause:
+    """Lock these jobs, to be updated.
+
+    PostgreSQL may read a subquery once for each row of the table, and then locks other jobs each time, whatever the
+    limit. sqlite3 counts no rows of an UPDATE that begins with WITH.
+    """
+    locked = some.with_for_update(of=jobs, skip_locked=True, key_share=True)
+    # guard claims.batch: a claim scores all jobs of a long queue at once, and everybody waits for it
+    return locked.cte("new") if dialect == "postgresql" else locked.subquery("new")
 
 
 def _rank(dialect: str, rank: SizeAndAge, ahead: sa.ColumnElement[int]) -> sa.ColumnElement[float]:

@@ -54,14 +54,15 @@ def outlive_kills(url: str, versions: Sequence[Path], stride: int) -> int:
 
 def everything(url: str) -> dict[str, Any]:
     """Every table with its columns and rows."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine, metadata = open_engine(url), sa.MetaData()
     with engine.connect() as connection:
-        metadata = sa.MetaData()
         metadata.reflect(connection)
-        return {
+        found = {
             name: ([column.name for column in table.c], sorted(map(repr, connection.execute(sa.select(table)))))
             for name, table in metadata.tables.items()
         }
+    engine.dispose()
+    return found
 
 
 @pytest.mark.long
