@@ -64,7 +64,8 @@ def open_engine(url: str) -> sa.Engine:
         ) from None
     _spare_what_is_loaded()
     backend = parsed.get_backend_name()
-    if backend == "postgresql":
+    if backend in {"postgresql", "postgres"}:  # hosts write either
+        _require_readable(parsed)
         engine = sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
@@ -89,6 +90,20 @@ def open_engine(url: str) -> sa.Engine:
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _require_readable(url: sa.URL) -> None:
+    """Raise Misconfigured where PostgreSQL's client would not understand a URL, or connect to a part of a password."""
+    from psycopg import pq  # noqa: PLC0415  not where the store is SQLite
+
+    # guard secrets.host: the end of a password with an @ in it is named as the host, in messages and logs
+    if "@" in (url.host or ""):
+        raise Misconfigured("database_url has two @; write %40 for an @ in a password")
+    if unknown := sorted(url.query.keys() - {option.keyword.decode() for option in pq.Conninfo.get_defaults()}):
+        raise Misconfigured(
+            f"database_url has {', '.join(unknown)}, which PostgreSQL's client does not know: leave out what another "
+            "client needs, and write options=-csearch_path=NAME for a schema"
+        )
 
 
 @cache

@@ -95,10 +95,26 @@ def test_sqlite_is_set_up_for_money_and_crowds(sqlite_engine: sa.Engine) -> None
     assert found == ["wal", 2, 1, 30_000, 0]
 
 
-@pytest.mark.parametrize("url", ["mysql://localhost/x", "sqlite://", "sqlite:///:memory:"])
-def test_other_stores_are_refused(url: str) -> None:
-    with pytest.raises(Misconfigured):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://localhost/x",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "postgresql://any:with@hidden@localhost/x",
+        "postgresql://any:hidden@localhost/x?pgbouncer=true",
+        "postgresql://any:hidden@localhost/x?schema=app",
+    ],
+)
+def test_what_names_no_store_of_ours_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(Misconfigured) as refused:
         open_engine(url)
+    assert "hidden" not in str(refused.value)
+
+
+def test_a_url_may_have_the_scheme_and_the_options_that_hosts_write() -> None:
+    engine = open_engine("postgres://any@localhost/x?sslmode=require&channel_binding=require")
+    assert engine.url.drivername == "postgresql+psycopg"
 
 
 def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path) -> None:
