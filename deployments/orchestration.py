@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from reelkeeper import disk
+from reelkeeper.adapters.http_clients import spare_loopback
 from reelkeeper.disk import STATE_REMEDY, make_folder, tighten, tighten_state
 from reelkeeper.errors import Misconfigured
 
@@ -56,6 +57,7 @@ _STAYING = {
 def prepare(state_dir: Path) -> bool:
     """Set unset variables, before anything imports Prefect; return whether Prefect will start its own server."""
     disk.require(state_dir, "the disk of the state folder", STATE_REMEDY)
+    spare_loopback()
     wanted = dict(_ALWAYS)
     alone = not os.environ.get("PREFECT_API_URL")
     if alone:

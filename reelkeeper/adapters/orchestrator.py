@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import httpx
 
+from reelkeeper.adapters.http_clients import is_loopback
 from reelkeeper.errors import Misconfigured, OrchestratorError, Unavailable
 from reelkeeper.model.alerts import EndedRun
 from reelkeeper.settings import Settings
@@ -40,9 +41,7 @@ class Orchestrator:
 
         Raises OrchestratorError, which never contains an address.
         """
-        with httpx.Client(
-            base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS, follow_redirects=False
-        ) as client:
+        with self._open() as client:
             name = f"{name_at_prefect(flow)}/{deployment}"
             found = _call(client, "GET", f"/deployments/name/{name}", what=f"deployment {name}")
             body = {"parameters": dict(parameters), "idempotency_key": key}
@@ -61,7 +60,7 @@ class Orchestrator:
             "deployment_id": {"is_null_": False},  # others show their error to a person
         }
         body = {"flow_runs": wanted, "flows": _named(flows), "sort": "END_TIME_DESC", "limit": limit}
-        with httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS) as client:
+        with self._open() as client:
             headers = self._csrf(client)
             runs = _list(client, "/flow_runs/filter", body, headers, what="runs that ended badly")
             ids = {"id": {"any_": sorted({str(run["flow_id"]) for run in runs})}}
@@ -88,7 +87,7 @@ class Orchestrator:
         wanted = {"state": {"type": {"any_": ["PENDING"]}}, "deployment_id": {"is_null_": False}}
         crashed = {"state": {"type": "CRASHED", "message": NEVER_BEGUN}}
         body, ended = {"flow_runs": wanted, "flows": _named(flows)}, 0
-        with httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS) as client:
+        with self._open() as client:
             headers = self._csrf(client)
             for run in _list(client, "/flow_runs/filter", body, headers, what="runs that begin"):
                 # guard outages.never_begun: a run that is about to begin is ended
@@ -99,6 +98,10 @@ class Orchestrator:
                         raise OrchestratorError(f"Prefect answered {status} to POST of {what}")
                     ended += answer.get("status") == "ACCEPT"
         return ended
+
+    def _open(self) -> httpx.Client:
+        direct = is_loopback(self._url)
+        return httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS, trust_env=not direct)
 
     def _csrf(self, client: httpx.Client) -> dict[str, str]:
         try:
@@ -128,7 +131,13 @@ def require_answer(url: str, auth: str | None = None, key: str | None = None) ->
     basic = httpx.BasicAuth(*auth.partition(":")[::2]) if auth else None
     for attempt in range(1, OPENING_ATTEMPTS + 1):
         try:
-            answer = httpx.get(f"{url.rstrip('/')}/admin/version", auth=basic, headers=headers, timeout=TIMEOUT_SECONDS)
+            answer = httpx.get(
+                f"{url.rstrip('/')}/admin/version",
+                auth=basic,
+                headers=headers,
+                timeout=TIMEOUT_SECONDS,
+                trust_env=not is_loopback(url),
+            )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             problem = unanswered(url, error)
         else:

@@ -10,7 +10,7 @@ import httpx
 from standardwebhooks import Webhook
 
 from reelkeeper.adapters import public
-from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.http_clients import retry_after_seconds
 from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
 from reelkeeper.model.alerts import Delivery
 

@@ -18,7 +18,7 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters.cloudflare import Client, connect
 from reelkeeper.adapters.cloudflare.api import QUERIES_PER_WINDOW, WINDOW_SECONDS, Api
 from reelkeeper.adapters.cloudflare.billing import BilledLine
-from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.http_clients import retry_after_seconds
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 from reelkeeper.model.money import StorageClass
 from reelkeeper.settings import Settings

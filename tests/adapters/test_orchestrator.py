@@ -29,6 +29,14 @@ def test_a_run_is_started_with_its_parameters_and_once_for_each_key(server: Pref
     assert [run["parameters"] for run in server.runs.values()] == [{"seconds": 40}] * 2
 
 
+def test_a_server_on_this_machine_is_asked_without_the_proxy_of_the_environment(
+    server: PrefectDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert start(server) == "run-0"
+
+
 def test_a_protected_server_gets_its_password_and_token() -> None:
     with PrefectDouble(AUTH, has_csrf=True).serving() as server:
         assert start(server, auth=AUTH) == "run-0"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
-from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.http_clients import retry_after_seconds
 from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack import Bot, Webhook, lay_out
 from reelkeeper.adapters.slack.blocks import length

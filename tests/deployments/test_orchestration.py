@@ -53,6 +53,25 @@ def test_a_server_of_our_own_is_shown_the_secret_that_it_asks_for(
     assert environment.get("PREFECT_API_AUTH_STRING") == shown
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"https_proxy": "http://proxy:3128"}, "127.0.0.1,localhost,::1"),
+        ({"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": "a.example,localhost"}, "a.example,localhost,127.0.0.1,::1"),
+        ({"HTTP_PROXY": "http://proxy:3128", "no_proxy": "*"}, "*"),
+        ({}, None),
+    ],
+)
+def test_prefect_asks_a_server_on_this_machine_without_a_proxy(
+    before: dict[str, str], after: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")} | before
+    monkeypatch.setattr(os, "environ", environment)
+    prepare(tmp_path)
+    assert environment.get("no_proxy") == after
+    assert environment.get("NO_PROXY", after) == after
+
+
 HOLD = """
 import asyncio, sys
 from datetime import timedelta

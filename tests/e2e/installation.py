@@ -45,6 +45,9 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
+PROXY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")  # as a company's, where nothing answers
+
+
 def bare_environment() -> dict[str, str]:
     """Return the environment without anything that is meant for Prefect or for us."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}
@@ -61,7 +64,7 @@ class Running:
         self.process = subprocess.Popen(
             [program, *words],
             cwd=folder,
-            env=environment or bare_environment(),
+            env=environment or bare_environment() | PROXY,
             stdin=subprocess.DEVNULL,
             stdout=(folder / "said").open("ab"),
             stderr=subprocess.STDOUT,

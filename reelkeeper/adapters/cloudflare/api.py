@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.http_clients import is_loopback, retry_after_seconds
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 
 ANALYTICS, BILLING, R2 = "Account Analytics: Read", "Billing: Read", "Workers R2 Storage: Read"
@@ -62,8 +61,7 @@ class Api:
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {token}", "User-Agent": "reelkeeper"},
             timeout=SILENCE_SECONDS,
-            trust_env=urlsplit(url).hostname
-            not in {"127.0.0.1", "localhost", "::1"},  # a proxy cannot reach our loopback
+            trust_env=not is_loopback(url),
         )
         self._clock, self._sleep = clock, sleep
         self._setting, self._has_limit = setting, has_limit

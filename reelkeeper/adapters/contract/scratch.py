@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from reelkeeper.adapters.http_clients import is_loopback
 from reelkeeper.adapters.s3.keys import CONTRACT
 from reelkeeper.adapters.s3.meter import FREE_STATUSES
 from reelkeeper.adapters.s3.r2 import Bucket
@@ -103,8 +104,7 @@ class Scratch:
 
     def send(self, request: httpx.Request) -> httpx.Response:
         """Send an already signed request, once."""
-        loopback = urlsplit(self.bucket.endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
-        with httpx.Client(timeout=30, trust_env=not loopback) as client:
+        with httpx.Client(timeout=30, trust_env=not is_loopback(self.bucket.endpoint_url)) as client:
             answer = client.send(request)
         if answer.status_code not in FREE_STATUSES:
             self.bucket.meter.count(f"{request.method.title()}Object")

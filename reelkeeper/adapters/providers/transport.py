@@ -19,8 +19,8 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from reelkeeper.adapters import public
+from reelkeeper.adapters.http_clients import retry_after_seconds
 from reelkeeper.adapters.providers.contract import Order, Standing, Status
-from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.errors import (
     AccountLocked,
     AddressRefused,

@@ -17,6 +17,7 @@ from botocore.auth import SIGV4_TIMESTAMP, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from reelkeeper.adapters.http_clients import is_loopback
 from reelkeeper.adapters.s3.transport import ATTEMPTS, LOCKED, REFUSALS, cause, require_writable, wait_before
 from reelkeeper.errors import StorageError
 
@@ -152,5 +153,4 @@ def send_signed_delete(client: httpx.Client, key: str, url: str) -> str | None:
 
 def open_sender(endpoint_url: str) -> httpx.Client:
     """Return a sender of signed deletes that never repeats a request."""
-    loopback = httpx.URL(endpoint_url).host in {"127.0.0.1", "localhost", "::1"}
-    return httpx.Client(timeout=SIGNED_TIMEOUT_SECONDS, trust_env=not loopback)
+    return httpx.Client(timeout=SIGNED_TIMEOUT_SECONDS, trust_env=not is_loopback(endpoint_url))

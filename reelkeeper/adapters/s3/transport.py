@@ -26,6 +26,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as HTTPConnectionError
 from botocore.handlers import add_expect_header
 
+from reelkeeper.adapters.http_clients import is_loopback
 from reelkeeper.errors import ObjectChanged, ObjectLocked, ObjectMissing, OnTrial, StorageError
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def open_client(
     patience: Patience = OUTLAST_RESTART,
 ) -> "S3Client":
     """Return a client for the S3 endpoint. Sends nothing."""
-    loopback = urlsplit(endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
     config = Config(
         signature_version="s3v4",  # the only checksum that R2 checks
         s3={"addressing_style": "path"},  # R2 has one host for all buckets of an account
@@ -73,7 +73,7 @@ def open_client(
         read_timeout=patience.silence_seconds,
         max_pool_connections=32,  # more than all our threads together
         tcp_keepalive=True,
-        proxies={} if loopback else None,  # a proxy set in the environment cannot reach our own loopback
+        proxies={} if is_loopback(endpoint_url) else None,
     )
     with _OPENING:
         client: S3Client = _SESSION.client(

@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from slack_sdk import WebClient, WebhookClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 
-from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.http_clients import retry_after_seconds
 from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.adapters.slack.blocks import MAX_SECTION, escape, lay_out
 from reelkeeper.errors import SinkBusy, SinkDown, SinkError, SinkRefused

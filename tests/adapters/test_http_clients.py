@@ -2,7 +2,7 @@
 
 import pytest
 
-from reelkeeper.adapters.retry_after import retry_after_seconds
+from reelkeeper.adapters.http_clients import retry_after_seconds
 
 SIX_HOURS = 21_600.0
 
