@@ -365,7 +365,10 @@ def settings() -> Settings:
 
     Raises Misconfigured for a variable, a line of `.env` or a secret's file whose name is not that of a setting.
     """
-    read = Settings()
+    try:
+        read = Settings()
+    except (UnicodeDecodeError, OSError) as error:
+        raise Misconfigured(f".env in this folder, or the file of a secret, is no readable UTF-8: {error}") from None
     if unknown := list(_unknown(read)):
         raise Misconfigured(f"settings that do not exist: {'; '.join(unknown)}. docs/settings.md lists them all")
     secrets = (getattr(read, name) for name in Settings.model_fields)

@@ -94,3 +94,8 @@ def test_a_port_that_a_person_wrote_is_refused(monkeypatch: pytest.MonkeyPatch) 
 settings that do not exist: REELKEEPER_API_PORT (in the environment), did you mean
   REELKEEPER_API_URL?. docs/settings.md lists them all\
 """)
+
+
+def test_a_file_in_another_encoding_is_a_setting_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("# für den Dienst\n".encode("latin-1"))
+    assert ".env" in refusal()
