@@ -1,4 +1,4 @@
-"""What every client of an HTTP server needs: how long it shall wait, and which server no proxy reaches."""
+"""Read how long an HTTP server asks clients to wait, and reach servers on this machine without a proxy."""
 
 import os
 import time
@@ -35,7 +35,7 @@ def _timestamp(date: str) -> float:
 
 
 def is_loopback(url: str) -> bool:
-    """Check whether a URL names this machine.
+    """Check whether a URL names this machine, which no proxy of the environment can reach.
 
     >>> is_loopback("http://127.0.0.1:4200/api"), is_loopback("https://example.com")
     (True, False)

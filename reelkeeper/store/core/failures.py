@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import Final, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
@@ -39,13 +39,13 @@ _CAUSES: Final[tuple[tuple[str, type[ReelkeeperError], str], ...]] = (
     (r"starting up|shutting down|recovery", Unavailable, "it is starting or stopping: try again in a minute"),
     (r"No space left on device|could not extend file", Unavailable, "the disk of PostgreSQL is full: free some there"),
 )
-_TAKES_NO_WRITES: Final = "25006"
-_RESTED: Final = ("25P03", "25P04")
-_BY_STATE: Final[dict[str, tuple[type[ReelkeeperError], str]]] = {  # SQLSTATE
-    _TAKES_NO_WRITES: (Unavailable, "it takes no writes at the moment: it is a standby, or its disk is full"),
-    **dict.fromkeys(
-        _RESTED, (Unavailable, "it ended a transaction: its idle_in_transaction_session_timeout is too short")
-    ),
+_AS_AWAY: Final = {  # by SQLSTATE; for psycopg these are internal errors
+    "25006": "it takes no writes at the moment: it is a standby, or its disk is full",
+    "25P03": "it ended a transaction: its idle_in_transaction_session_timeout is too short",
+    "25P04": "it ended a transaction: its transaction_timeout is too short",
+}
+_BY_STATE: Final[dict[str, tuple[type[ReelkeeperError], str]]] = {
+    **{state: (Unavailable, cause) for state, cause in _AS_AWAY.items()},
     "42501": (Misconfigured, "the user lacks a right: give it the database, or GRANT ALL ON SCHEMA public to it"),
     "57014": (Unavailable, "it ended a statement: the user's statement_timeout is too short, or somebody cancelled it"),
 }
@@ -91,24 +91,20 @@ def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:
         return _sqlite(error.orig, Path(url.database or ""))
     state = getattr(error.orig, "sqlstate", None)  # none: the connection itself failed
     lost = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated
-    return unconnected(error.orig, url) if state in _BY_STATE or (lost and _is_outage(state)) else None
-
-
-def _is_outage(state: str | None) -> bool:
-    return not state or state[:2] in _OUTAGES
+    is_outage = lost and (not state or state[:2] in _OUTAGES)
+    return unconnected(error.orig, url) if is_outage or state in _BY_STATE else None
 
 
 def take_as_away(context: sa.ExceptionContext) -> sa.exc.OperationalError | None:
     """Have a PostgreSQL that takes no writes count as one that is away, and connect anew: another may be primary now.
 
-    For psycopg that is an internal error, which would be that of one item, or of one request.
+    An internal error would be that of one item, or of one request.
     """
-    state = getattr(context.original_exception, "sqlstate", None)
-    if state not in (_TAKES_NO_WRITES, *_RESTED):
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) not in _AS_AWAY:
         return None
     # guard outages.read_only: after a failover, a process keeps its connections to what is a standby now
     context.is_disconnect = True
-    error = cast("Exception", context.original_exception)
     return sa.exc.OperationalError(context.statement, context.parameters, error, connection_invalidated=True)
 
 
