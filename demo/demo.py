@@ -7,6 +7,7 @@ uploads, and a week, which passes by moving back the timestamps of retired objec
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,13 +62,14 @@ def play(folder: Path, *, fresh: bool = False) -> None:
     out.print(Rule("[bold]Reelkeeper: cold videos shrink, expired videos are deleted, nothing is lost[/]"))
     say(f"{len(clips.CAST)} short videos of four users, all on this machine. State: {folder}")
     say("Starting an S3 server and Prefect, and encoding the videos ...")
-    with stage.orchestrated() as prefect, open_workspace(settings()) as workspace:
-        scene = Scene(workspace, clips.encode(clips.CAST, folder / "clips"), {})
-        prefect.join()
-        say(f"Ready after {time.monotonic() - began:.0f} s.")
-        for number, (title, step) in enumerate(_STEPS, 1):
-            out.print(f"\n[bold cyan]{number}. {title}[/]")
-            step(scene)
+    with ThreadPoolExecutor(1) as beside, open_workspace(settings()) as workspace:
+        encoding = beside.submit(clips.encode, clips.CAST, folder / "clips")
+        with stage.orchestrated():
+            scene = Scene(workspace, encoding.result(), {})
+            say(f"Ready after {time.monotonic() - began:.0f} s.")
+            for number, (title, step) in enumerate(_STEPS, 1):
+                out.print(f"\n[bold cyan]{number}. {title}[/]")
+                step(scene)
     _close(folder, time.monotonic() - began)
 
 

@@ -6,7 +6,6 @@ Prefect profile: so it drops all settings from this process, and works in its fo
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,17 +49,13 @@ def _isolate(folder: Path) -> None:
 
 
 @contextmanager
-def orchestrated() -> Iterator[threading.Thread]:
-    """Start Prefect's ephemeral server in a thread; join it before the first flow runs."""
-    from prefect.client.orchestration import get_client  # noqa: PLC0415  reads the environment that was just set
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415  the same
+def orchestrated() -> Iterator[None]:
+    """Run flows within the block, on a Prefect server that ends with the thread that enters it, without heartbeats."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415  reads the environment that was just set
 
-    def start() -> None:
-        with get_client(sync_client=True) as client:
-            client.hello()
+    from deployments.prefect_internals import start_temporary_server  # noqa: PLC0415  the same
 
-    starter = threading.Thread(target=start, name="prefect-start", daemon=True)
+    start_temporary_server()
     # Heartbeats serve to find dead workers; here they would only make each flow take whole seconds.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        starter.start()
-        yield starter
+        yield

@@ -1,24 +1,24 @@
 """The demo as a newcomer runs it, in an empty home, with every refusal and failure in it."""
 
-import os
 import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from inline_snapshot import snapshot
 
+from tests.e2e.installation import PROXY, bare_environment
 from tests.reading import as_read
 
 COMMAND = Path(sys.executable).with_name("reelkeeper")
 
 
 def play(folder: Path, home: Path) -> str:
-    surroundings = {
-        name: value for name, value in os.environ.items() if not name.startswith(("REELKEEPER_", "PREFECT_"))
-    }
+    surroundings = bare_environment() | PROXY
     surroundings |= {"HOME": str(home), "REELKEEPER_BUCKET": "somebody-elses", "REELKEEPER_R2_ACCOUNT_ID": "1ea1" * 8}
     surroundings |= {"PREFECT_API_URL": "http://127.0.0.1:9/api"}  # nothing of this may be touched
     done = subprocess.run(
@@ -89,6 +89,25 @@ def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> Non
 
     again = play(folder, home)
     assert "Done in" in again
+
+
+@pytest.mark.long
+def test_a_demo_that_is_killed_leaves_no_process_that_holds_its_output(tmp_path: Path) -> None:
+    command = [str(COMMAND), "demo", "--dir", str(tmp_path / "demo")]
+    with subprocess.Popen(command, env=bare_environment(), stdout=subprocess.PIPE, text=True, cwd=tmp_path) as demo:
+        assert demo.stdout
+        family = list[psutil.Process]()
+        try:
+            assert any("Ready after" in line for line in demo.stdout)
+            family = psutil.Process(demo.pid).children(recursive=True)
+            demo.kill()
+            psutil.wait_procs(family, timeout=60)
+            assert [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+            demo.stdout.read()
+        finally:
+            for each in family:
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
 
 
 @pytest.mark.long

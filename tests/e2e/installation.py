@@ -45,7 +45,8 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-PROXY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")  # as a company's, where nothing answers
+# As a company's, where nothing answers.
+PROXY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9") | {"ALL_PROXY": "socks5://127.0.0.1:9"}
 
 
 def bare_environment() -> dict[str, str]:
