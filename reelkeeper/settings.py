@@ -64,7 +64,7 @@ class Settings(VendorSettings):
     s3_access_key_id: SecretStr | None = Field(None, description="Access key of an R2 API token")
     s3_secret_access_key: SecretStr | None = Field(None, description="Secret access key of the same token")
     s3_region: str = Field("auto", description="Region; R2 accepts only auto")
-    bucket: str = Field("reelkeeper", description="Bucket that holds the videos")
+    bucket: str = Field("reelkeeper", pattern=r"^([a-zA-Z0-9._-]+|arn:.+)$", description="Bucket that holds the videos")
     prefix: str = Field(
         "videos/", description="Nothing outside this prefix is ever written or deleted; / alone: the whole bucket"
     )

@@ -36,6 +36,22 @@ def test_analytics_name_a_bucket_with_its_jurisdiction(
     assert Settings().analytics_bucket == name
 
 
+@pytest.mark.parametrize("name", ["s3://videos", "https://videos.r2.dev", "our videos", "videos/", "vidéos", ""])
+def test_a_bucket_that_cannot_exist_is_refused_before_a_client_is_made(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("REELKEEPER_BUCKET", name)
+    with pytest.raises(ValidationError, match="bucket"):
+        Settings()
+
+
+@pytest.mark.parametrize("name", ["videos", "Our_Videos.2", "arn:aws:s3:us-east-1:1:accesspoint/videos"])
+def test_a_bucket_may_have_any_name_that_a_client_takes(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("REELKEEPER_BUCKET", name)
+    assert Settings().bucket == name
+
+
 def test_a_prefix_of_a_slash_is_the_whole_bucket_and_an_empty_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
     monkeypatch.setenv("REELKEEPER_PREFIX", "/")

@@ -26,7 +26,7 @@ from reelkeeper.rules.core.request_limits import WAIT_SECONDS, AccessPolicy
 # Together with tokens, streams, health checks and dispatching, within the 15 connections of SQLAlchemy's pool.
 _PLACES: Final = 10
 _SQLITE_PLACES: Final = 4  # it runs in this process: more threads than cores only slow down the event loop
-_TICK_SECONDS: Final = 0.1
+_TICK_SECONDS: Final = 0.25
 _LIMITS_SECONDS: Final = 1.0
 OTHER_SCHEMA: Final = "The store has another schema than this version of the API: it waits to be updated."
 _log = logging.getLogger(__name__)
@@ -131,8 +131,7 @@ class Load:
     async def look(self) -> None:
         """Read the limits in force, and whether this version still knows the store's schema and policies."""
         try:
-            await run_sync(require_schema, self._engine)
-            policy = (await run_sync(current, self._engine)).policies.access
+            policy = await run_sync(self._read)
         except SQLAlchemyError as error:
             _log.warning("the limits in force could not be read: %s", type(error).__name__)
             return
@@ -144,6 +143,10 @@ class Load:
         self.schema_problem = ""
         if policy is not self.policy:
             self.limit(policy)
+
+    def _read(self) -> AccessPolicy:
+        require_schema(self._engine)
+        return current(self._engine).policies.access
 
     def require_schema(self) -> None:
         """Raise Shed (503) while this version does not know the store's schema or policies."""

@@ -189,6 +189,14 @@ error: <file>: nothing of it was taken, because 1 field is invalid: line 2, colu
 """)
 
 
+@pytest.mark.parametrize(
+    "text", ["id,tier\nann,free\n", "- a", "deployments: 3", "deployments: [3]", "a: [", "[" * 5_000]
+)
+def test_what_is_no_prefect_yaml_is_not_imported(tmp_path: Path, reelkeeper: Run, text: str) -> None:
+    (tmp_path / "prefect.yaml").write_text(text)
+    assert "prefect.yaml" in reelkeeper("policy", "import", tmp_path / "prefect.yaml", exit_code=9).output
+
+
 def test_a_document_of_segments_is_refused_with_a_remedy_or_shown_as_written(document: Path, reelkeeper: Run) -> None:
     drafts = '[{"name": "drafts", "tags": ["draft"], "retention_days": never}, {"name": "later", "tags": ["draft"]}]'
     written = document.read_text()

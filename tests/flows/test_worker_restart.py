@@ -113,6 +113,30 @@ def test_a_server_that_is_away_is_asked_for_dead_runs_again(pool: str, monkeypat
         assert client.read_flow_run(dead).state_name == "Crashed"
 
 
+@pytest.mark.parametrize(("name", "queries"), [("main", 4), ("encode", 2)])
+def test_the_pool_whose_runs_take_minutes_is_asked_for_half_as_often(
+    monkeypatch: pytest.MonkeyPatch, name: str, queries: int
+) -> None:
+    asked = list[object]()
+
+    async def note(worker: ProcessWorker) -> list[object]:
+        asked.append(worker)
+        return []
+
+    monkeypatch.setattr(ProcessWorker, "get_and_submit_flow_runs", note)
+
+    async def act() -> None:
+        worker = Worker(name, 1)
+        worker._has_successfully_synced = True
+        await worker.get_and_submit_flow_runs()
+        assert len(asked) == 1
+        for _ in range(3):
+            await worker.get_and_submit_flow_runs()
+
+    asyncio.run(act())
+    assert len(asked) == queries
+
+
 @pytest.mark.long
 def test_a_worker_that_only_looks_refuses_runs_that_make_changes_whoever_asks(pool: str) -> None:
     """As from a form, the API or an automation: with other parameters, and by deployments of their own."""

@@ -41,7 +41,7 @@ def read(text: str, name: str, shipped: Policies = DEFAULTS) -> Policies:
     """
     try:
         found = yaml.load(text, _Strict)  # noqa: S506  a SafeLoader that refuses a name given twice
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise PolicyRefused(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if found is None:
         found = {}

@@ -19,13 +19,14 @@ _NULL: Final = "never"  # in 0.1.0 null switched a rule off
 def collect(prefect_yaml: str, params: Sequence[str]) -> Policies:
     """Gather every policy that parameters set.
 
-    Raises PolicyRefused where two of them contradict each other, and for a value that nobody can set now.
+    Raises PolicyRefused for another document than prefect.yaml, where two parameters contradict each other, and for a
+    value that nobody can set now.
 
     `params` are those of `reelkeeper api --param`, as `admission.slots=4`.
     """
     found: dict[str, dict[str, Any]] = {}
     origin: dict[tuple[str, str], str] = {}
-    for deployment in (yaml.safe_load(prefect_yaml) or {}).get("deployments") or ():
+    for deployment in _deployments(prefect_yaml):
         name = str(deployment.get("entrypoint") or deployment.get("name")).rpartition(".")[2]
         for parameter, value in (deployment.get("parameters") or {}).items():
             if parameter in _GRACE:
@@ -46,6 +47,17 @@ def collect(prefect_yaml: str, params: Sequence[str]) -> Policies:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
         raise PolicyRefused(f"these parameters do not make a valid document: {wrong}") from None
+
+
+def _deployments(prefect_yaml: str) -> list[dict[str, Any]]:
+    try:
+        document = yaml.safe_load(prefect_yaml) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise PolicyRefused(f"prefect.yaml is not valid YAML: {' '.join(str(error).split())}") from None
+    found = document.get("deployments") or [] if isinstance(document, dict) else None
+    if not isinstance(found, list) or not all(isinstance(deployment, dict) for deployment in found):
+        raise PolicyRefused("this is no prefect.yaml: it has no list of `deployments`")
+    return found
 
 
 def carried_over(deployments: Sequence[dict[str, Any]]) -> None:

@@ -451,6 +451,7 @@ policies.yaml was refused, and nothing was changed:
         ),
         ("limits: 3", snapshot("policies.yaml: limits must contain fields, such as `grace_days: 7`, but contains 3")),
         ("nonsense: 1", snapshot("policies.yaml: nonsense: no such field. To see all fields: reelkeeper policy show")),
+        ("[" * 5_000, snapshot("policies.yaml is not valid YAML: maximum recursion depth exceeded")),
         ("- a\n- b", snapshot("policies.yaml must contain sections, such as `quota:`, but contains a list")),
         (
             "order: {user_burst: 1, user_burst: 2}",
