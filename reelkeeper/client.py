@@ -112,7 +112,7 @@ class Client:
                     if answer.is_error:
                         answer.read()
                         raise _refused(answer)
-                    for name, job in _events(answer.iter_lines()):
+                    for name, job in _events(_lines(answer.iter_text())):
                         yield job
                         failed = 0
                         if name == "end":
@@ -346,6 +346,14 @@ def _put(url: str, headers: Mapping[str, str], path: Path) -> None:
 
 def _may_use_proxy(url: str) -> bool:
     return urlsplit(url).hostname not in {"127.0.0.1", "localhost", "::1"}
+
+
+def _lines(chunks: Iterator[str]) -> Iterator[str]:
+    """Split a stream at line feeds alone: httpx does so at U+2028 and others, too, which JSON has in its texts."""
+    rest = ""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split("\n")
+        yield from (line.removesuffix("\r") for line in lines)
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, Json]]:

@@ -154,3 +154,12 @@ def test_each_method_of_it_is_used_against_a_server() -> None:
     methods = {name for name, value in vars(Client).items() if isfunction(value) and not name.startswith("_")}
     used = {node.attr for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Attribute)}
     assert methods - used == {"close"}  # which leaving the client calls
+
+
+@pytest.mark.long
+def test_it_follows_a_job_whose_metadata_has_any_line_break(client: Client) -> None:
+    """Unicode's line breaks stand as they are in JSON, and end no line of an event stream."""
+    order = {"order": "a\u2028b\x85c\x0bd\x0ce\x1cf\u2029g\r\nh"}
+    queued = client.ask("ann", {"model": "m", "prompt": "a fox"}, key="k1", metadata=order)
+    client.cancel(queued["job_id"])
+    assert [entry["metadata"] for entry in client.follow(queued["job_id"])] == [order]

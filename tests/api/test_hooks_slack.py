@@ -21,8 +21,9 @@ from reelkeeper.operations.alerts import alerts as operation
 from reelkeeper.operations.alerts.outbox import Sinks, configured_sinks, deliver
 from reelkeeper.settings import settings
 from reelkeeper.store.alerts import alerts, outbox
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.lifecycle.plans import load_summary
+from reelkeeper.store.tables import snoozes
 from tests.api.answers import problem
 from tests.doubles.prefect_api import PrefectDouble
 from tests.doubles.slack import CHANNEL, OPERATOR, SIGNING_SECRET, TOKEN, SlackDouble, press
@@ -142,6 +143,18 @@ def test_two_presses_make_one_snooze_and_a_replayed_press_does_not_restore_it(ch
     operation.end_snooze(channel.engine, snoozed.id)
     assert channel.send(*call) == 200
     assert channel.state()[1] == []
+
+
+def test_an_alert_that_still_fires_when_its_snooze_ends_is_told_once_more(channel: Channel) -> None:
+    channel.tell(BUDGET)
+    channel.press("snooze")  # whose answer promises a new message if the alert still fires when it ends
+    channel.tell(BUDGET)
+    assert channel.told().count(BUDGET.title) == 1
+    with transaction(channel.engine, "test") as session:  # eight hours later
+        session.execute(sa.update(snoozes).values(until=now(session)))
+    for _ in range(2):
+        channel.tell(BUDGET)
+        assert channel.told().count(BUDGET.title) == 2
 
 
 def test_why_tells_one_person_all_that_is_known(channel: Channel) -> None:

@@ -1,6 +1,7 @@
 """`credits` and `quota`: granting, refunding and showing, with exit codes."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from reelkeeper.cli.words import byte_count
 from reelkeeper.operations.billing.ledger import deduct_user_credits
 from reelkeeper.operations.billing.users import give
 from reelkeeper.store.core.engine import open_engine, transaction
-from reelkeeper.store.tables import accounts, credit_holds
+from reelkeeper.store.tables import accounts, blobs, credit_holds, videos
 from tests.cli.conftest import Run
 from tests.reading import TIME, UUID, as_read
 
@@ -122,3 +123,30 @@ def test_bytes_are_read_with_and_without_a_unit(text: str, size_bytes: int) -> N
 def test_an_invalid_number_of_bytes_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         byte_count(text)
+
+
+@pytest.mark.long
+def test_a_renamed_user_is_found_by_the_old_id(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+    assert engine
+    ask("credits", "grant", "ann", "1", "--reason", "a gift")
+    reelkeeper("users", "rename", "ann", "anna", "--apply")
+    assert (shown := ask("credits", "show", "ann"))["available_microusd"] == 1_000_000
+    assert (shown["user_id"], len(shown["moves"])) == ("anna", 1)
+    assert ask("quota", "show", "ann")["usage_bytes"] > 0
+    assert ask("quota", "set", "ann", "5GiB")["quota_bytes"] == 5 * 2**30
+    assert ask("quota", "show", "anna")["quota_bytes"] == 5 * 2**30
+
+
+@pytest.mark.long
+def test_videos_of_a_renamed_user_are_stored_and_restored_by_the_old_id(
+    engine: sa.Engine, reelkeeper: Run, ask: Ask, tiny_clip: Path
+) -> None:
+    reelkeeper("users", "rename", "ann", "anna", "--apply")
+    reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", "v2")
+    assert {video["user_id"] for video in ask("videos")} == {"anna"}
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(videos).values(state="retired"))
+        session.execute(sa.update(blobs).values(state="retired", purge_after=datetime(2100, 1, 1, tzinfo=UTC)))
+    found = ask("restore", "--user", "ann", "--dry-run")
+    assert [(blob["video_id"], blob["user_id"]) for blob in found] == [("v1", "anna"), ("v2", "anna")]
+    assert {done["action"] for done in ask("restore", "--user", "ann")["outcomes"]} == {"restored"}

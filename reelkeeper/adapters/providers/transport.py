@@ -283,8 +283,9 @@ def job_name(value: object) -> str:
 
 
 def fraction(value: object) -> float:
-    """Return a job's progress, from 0 to 1; 0 if it is missing."""
-    return min(max(float(value), 0.0), 1.0) if isinstance(value, int | float) else 0.0
+    """Return a job's progress, from 0 to 1; 0 if it is missing, or no number."""
+    # of NaN, in this order, max makes 0; SQLite refuses NaN, and then no claim of the worker is renewed
+    return float(min(max(0.0, value), 1.0)) if isinstance(value, int | float) else 0.0
 
 
 def cost_microusd(value: object) -> int | None:

@@ -62,8 +62,10 @@ def show(
     """Show a user's available and held credits, and the last transfers."""
     from reelkeeper.errors import NotFound
     from reelkeeper.store.billing import ledger, quotas
+    from reelkeeper.store.core.former_ids import known_user
 
     with reading() as session:
+        user = known_user(session, user)
         if quotas.use_of(session, user) is None:
             raise NotFound(f"no user {user!r} in the catalogue")
         balance, moves = ledger.balance(session, user), ledger.moves(session, user, limit)
@@ -132,9 +134,10 @@ def show_quota(
     """Show the bytes that a user stores, has reserved and may store."""
     size_bytes = byte_count(incoming)
     from reelkeeper.operations.billing.quota import check_user_storage_quota
+    from reelkeeper.operations.core.either_id import for_user
 
     with store() as engine:
-        answer = check_user_storage_quota(engine, user, size_bytes)
+        answer = for_user(engine, user, lambda user_id: check_user_storage_quota(engine, user_id, size_bytes))
     text = f"{'Yes' if answer.can_upload else 'No'}: {answer.reason}."
     respond(text, {"user_id": user, **asdict(answer)}, as_json=as_json)
 
@@ -150,9 +153,11 @@ def put_quota(
     """Set a user's quota in bytes, instead of the tier's. Nothing is deleted."""
     size_bytes = None if size == _BY_TIER else byte_count(size)
     from reelkeeper.operations.billing.quota import check_user_storage_quota, set_quota
+    from reelkeeper.operations.core.either_id import present_user
     from reelkeeper.store.core.engine import transaction
 
     with store() as engine:
+        user = present_user(engine, user)
         with transaction(engine, "quota.set") as session:
             set_quota(session, user, size_bytes, author=who())
         answer = check_user_storage_quota(engine, user, 0)

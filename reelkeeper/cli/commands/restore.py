@@ -34,11 +34,13 @@ def restore(
     """Restore videos at once, as long as their bytes are not purged. Works while changes are frozen."""
     if sum(map(bool, (run, video, user))) != 1:
         raise typer.BadParameter("give one of --run, --video and --user")
+    from reelkeeper.operations.core.either_id import present_user
     from reelkeeper.operations.lifecycle import restore as operation
     from reelkeeper.operations.lifecycle.purge import settle_claims
 
     run_id = new_run_id("restore")
     with workspace() as opened:
+        user = user and present_user(opened.engine, user)
         grace = opened.in_force.policies.lifecycle.grace
         run = _full_run_id(opened.engine, run) if run else None
         if not dry_run:

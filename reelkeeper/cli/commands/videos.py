@@ -278,6 +278,7 @@ def add(
     from datetime import UTC, datetime
 
     from reelkeeper.model.requests import Incoming
+    from reelkeeper.operations.core.either_id import present_user
     from reelkeeper.operations.core.lease import LeaseManager
     from reelkeeper.operations.videos.upload import CONTENT_TYPES, upload
 
@@ -286,6 +287,8 @@ def add(
         raise typer.BadParameter(f"{file.name} does not end in one of {', '.join(CONTENT_TYPES)}")
     with workspace() as opened, LeaseManager(opened.engine) as manager:
         opened.require_live()
+        # guard ids.added: a second user of a former id gets the video, and the renamed one is not found any more
+        user = present_user(opened.engine, user)
         taken = manager.take([f"video/{video}"])
         if not taken:
             raise LeaseLost(f"another run is working on video {video!r}; try again in a minute")

@@ -27,7 +27,7 @@ from reelkeeper.model.alerts import (
 from reelkeeper.operations.alerts import events
 from reelkeeper.operations.alerts.outbox import run_link
 from reelkeeper.rules.alerts import alerting, messages
-from reelkeeper.rules.alerts.alerting import DIGEST_ABOVE, Decision, FindingState, Known, Quiet, Trouble, decide
+from reelkeeper.rules.alerts.alerting import DIGEST_ABOVE, Decision, FindingState, Known, Lifted, Quiet, Trouble, decide
 from reelkeeper.rules.alerts.cadence import FLOWS
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
@@ -119,7 +119,8 @@ def observe_within(
         if scope in (None, row.scope)
     ]
     quiet = [Quiet(item.rule, item.scope) for item in alerts.snoozes_in_force(session)]
-    decision = decide(found, known, quiet, rules=rules, as_of=at)
+    lifted = [Lifted(*item) for item in alerts.snoozes_over(session, judged)]
+    decision = decide(found, known, quiet, rules=rules, as_of=at, lifted=lifted)
     _write(session, decision, run_id, at)
     events.budgets_crossed(session, (state.finding for state in decision.opened))
     return Observed(
@@ -209,14 +210,19 @@ def _write(session: Session, decision: Decision, run_id: str, at: datetime) -> N
     news = [
         (alert_id, state, group == "repeated") for group in ("opened", "repeated") for alert_id, state in seen[group]
     ]
+    again = {alert_id for alert_id, state in seen["repeated"] if state.finding.severity != Severity.CRITICAL}
     if len(news) > DIGEST_ABOVE:
         for ids, message in messages.digests([(alert_id, state.finding) for alert_id, state, _ in news]):
-            alerts.mark_told(session, ids, put(message, alert_ids=ids), at)
+            message_id = put(message, alert_ids=ids)
+            alerts.mark_told(session, [alert_id for alert_id in ids if alert_id not in again], message_id, at)
+            # people know of these, so their end is told even where it comes before this message is sent
+            alerts.mark_told_again(session, again.intersection(ids), at)
     else:
         for alert_id, state, is_repeated in news:
             fired_at = state.known.first_at if state.known and state.known.is_open else at
             message = messages.alert(alert_id, state.finding, fired_at=fired_at, is_repeated=is_repeated)
-            alerts.mark_told(session, [alert_id], put(message, alert_ids=[alert_id]), at)
+            before = state.known.message_id if state.known and alert_id in again else None
+            alerts.mark_told(session, [alert_id], put(message, alert_ids=[alert_id], after_id=before), at)
     _resolve(session, decision, run_id, at)
 
 

@@ -2,16 +2,21 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
+
+from pydantic import ValidationError
 
 from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound
 from reelkeeper.model.ids import Span, flaw
 from reelkeeper.model.money import Balance, Moved, TransferKind
+from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.credits import own_key, require_key
+from reelkeeper.rules.jobs.admission import cache_key
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import charges, credit_holds, rename_rows
 from reelkeeper.store.billing import ledger as ledger_rows
@@ -63,8 +68,21 @@ def rename(engine: Engine, before: str, after: str, *, by: str, apply: bool) -> 
             raise LeaseLost(f"{why}, so user {before!r} was not renamed. Try again when it has ended")
         if apply:
             rename_rows.move(session, before, after)
+            # guard rename.cache: a video that a renamed user waits for, or has, is bought again
+            _move_cache_keys(session, before, after)
             append(session, [Event("rename", by, user_id=after, detail={"was": before, **rows})])
     return Renamed(before, after, rows, joined, in_policies, apply)
+
+
+def _move_cache_keys(session: Session, before: str, after: str) -> None:
+    """Give the user's private requests the keys that they have under the new id, by which they are asked for again."""
+    keys = {}
+    for key, request in rename_rows.requests(session, after):
+        with suppress(ValidationError):  # of an earlier version
+            canonical = GenerationRequest.model_validate(request).canonical()
+            if key == cache_key(canonical, before):
+                keys[key] = cache_key(canonical, after)
+    rename_rows.move_cache_keys(session, keys)
 
 
 def put(engine: Engine, user_id: str, tier: str, *, by: str) -> None:

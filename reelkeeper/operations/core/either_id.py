@@ -15,6 +15,12 @@ _T = TypeVar("_T")
 _User = TypeVar("_User", str, str | None)  # None: any user
 
 
+def present_user(engine: Engine, user_id: str) -> str:
+    """Return the present id of the user who had this one, or else the id as given."""
+    with reading(engine) as session:
+        return known_user(session, user_id)
+
+
 def for_user(engine: Engine, user_id: _User, act: Callable[[_User], _T]) -> _T:
     """Return what `act` does for a user; where it raises NotFound, for the user who had this id."""
     try:
@@ -22,8 +28,7 @@ def for_user(engine: Engine, user_id: _User, act: Callable[[_User], _T]) -> _T:
     except NotFound:
         if user_id is None:
             raise
-        with reading(engine) as session:
-            known = known_user(session, user_id)
+        known = present_user(engine, user_id)
         if known == user_id:
             raise
         return act(known)

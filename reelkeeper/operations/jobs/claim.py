@@ -34,7 +34,7 @@ from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import controls, deployment
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.jobs import claims, endings, queue, scores, vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.jobs.lanes import occupied
@@ -185,7 +185,7 @@ def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool
 
 
 def announce(engine: Engine, job: Claim, provider: str) -> Claim:
-    """Record the key under which a job is about to be sent to a provider.
+    """Record the key under which a job is about to be sent to a provider, whose time for it begins now.
 
     Raises LeaseLost, Frozen; for a new job, ProviderBusy where the provider became unwell since the claim, and
     ProviderFull where it takes no more at the moment.
@@ -200,12 +200,16 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
             raise ProviderBusy(f"provider {provider!r} is failing, and gets no new jobs for now", seconds)
         if job.provider_key is None:
             lanes.require_room(session, provider, key)
-        _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider), job)
+        begun: dict[str, Any] = {}
+        if job.provider_key is None:
+            # guard claims.sent_at: a job that waited a day for its vendor is bought, and cancelled there at once
+            begun["started_at"] = now(session)
+        _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider, **begun), job)
         if job.lane != provider and (before := queue.find(session, job.id)):
             limits.move(session, before, job.lane, provider)
         # guard spend.each_attempt: a job that a vendor made is in no comparison with its bill
         vendor_jobs.announce(session, key, job.id, provider)
-    return job._replace(provider=provider, provider_key=key, lane=provider)
+    return job._replace(provider=provider, provider_key=key, lane=provider, **begun)
 
 
 def announce_in_turn(engine: Engine, job: Claim, provider: str, check: Callable[[], None]) -> Claim:
@@ -253,13 +257,15 @@ def retry(
 
     The provider certainly failed it or never had it: the next attempt sends it under a new key. This attempt's cost
     is ours, and counts as spent: as reported, else the vendor's price if it `may_be_paid`. A `busy` provider did not
-    accept it, and no attempt is counted; if it is full, it is the provider's lane that is held, and not the job.
+    accept it, no attempt is counted, and the job keeps the claim's `started_at`; if it is full, it is the provider's
+    lane that is held, and not the job.
     """
     pause = pause_seconds(job.attempts, random.random())  # noqa: S311  it spreads attempts, and guards nothing
     gone: dict[str, Any] = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
     if busy:
         is_full = isinstance(busy, ProviderFull)
         pause, gone["attempts"] = 0.0 if is_full else max(pause, busy.seconds), job.attempts - 1
+        gone["started_at"] = job.started_at
     with transaction(engine, "jobs.retry") as session:
         deployment.lock(session)  # before the job, as those who end one do
         if isinstance(busy, ProviderFull) and job.provider_key:

@@ -30,6 +30,18 @@ def price_of(
     size; its key is not known yet. Raises ModelRefused.
     """
     policies.book.require_sold(request)
+    return price_sold(request, tier, policies, provider, tag=tag)
+
+
+def price_sold(
+    request: GenerationRequest,
+    tier: str | None,
+    policies: Policies,
+    provider: str | None = None,
+    *,
+    tag: str | None = None,
+) -> Quote:
+    """Price a clip like `price_of`, also one that nobody can ask for, such as one that came shorter than ordered."""
     size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
     expected = Expected(tier, request.model, tag, size_bytes)
     known = policies.lifecycle.tiers_for(expected, policies.tiers).get(tier)

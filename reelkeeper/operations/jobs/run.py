@@ -110,6 +110,7 @@ class JobRun:
 
     def __init__(self, context: WorkerContext, claim: Claim, attempts: AttemptPolicy) -> None:
         self.claim, self.fraction = claim, 0.0
+        self.waits_since = claim.started_at  # also once it is sent, when its time at its provider begins
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider charged for this attempt
@@ -236,13 +237,13 @@ def _of_no_matter(job: Claim) -> Iterator[None]:
         _log.warning("the outcome of job %s could not be recorded for its provider's breaker", job.id, exc_info=True)
 
 
-def _is_given_up(job: JobRun) -> bool:
-    return is_given_up(job.claim.started_at, datetime.now(UTC), job.attempts)
+def _is_given_up(job: JobRun, since: datetime) -> bool:
+    return is_given_up(since, datetime.now(UTC), job.attempts)
 
 
 def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
-    if _is_given_up(job):
+    if _is_given_up(job, job.claim.started_at):
         job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     if isinstance(error, ResultUnreadable):
@@ -271,11 +272,11 @@ def _fetch_later(context: WorkerContext, job: JobRun, error: ResultUnreadable) -
 def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
     """Requeue a job that its provider did not accept, for at most as long as a job may be in doubt."""
     # guard claims.waits_in_lane: a job dies that has waited a day for a vendor that takes others
-    if _is_given_up(job) and (job.claim.provider_key or not isinstance(error, ProviderFull)):
+    if _is_given_up(job, job.waits_since) and (job.claim.provider_key or not isinstance(error, ProviderFull)):
         return _give_up(context, job, error, not_taken_error(job.attempts, str(error)))
     if isinstance(error, ProviderDown):
         _log.warning("job %s waits, and is sent again: %s", job.claim.id, error)
-    claiming.retry(context.engine, job.claim, str(error), busy=error)
+    claiming.retry(context.engine, job.claim._replace(started_at=job.waits_since), str(error), busy=error)
     return End.RETRIED
 
 
@@ -347,6 +348,7 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
     if run.generator is None:
         raise ProviderBusy(f"model {job.model!r} is made by {name!r}, not by this worker's providers", _OTHERS_SECONDS)
     quoted_model = entry.quoted_model if entry else None
+    sent_at = job.started_at if job.provider_key else datetime.now(UTC)  # it may have waited for days
     return Order(
         job.id,
         quoted_model or job.model,
@@ -356,7 +358,7 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
         job.was_parked,
         job.started_at,
         is_priced=quoted_model is not None,
-        deadline=job.started_at + timedelta(hours=run.attempts.give_up_hours),
+        deadline=sent_at + timedelta(hours=run.attempts.give_up_hours),
         gpu_second_usd=entry.gpu_second_usd(job.request) if entry else None,
     )
 
@@ -365,7 +367,7 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Requeue a job with attempts left; keep its key and the provider's id, unless the attempt failed there."""
     problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
     most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
-    if job.claim.attempts >= most or (is_over and _is_given_up(job)):
+    if job.claim.attempts >= most or (is_over and _is_given_up(job, job.waits_since)):
         return _give_up(context, job, error, give_up_error(most, problem, by_generator=is_over))
     if is_over:
         paid, may_be_paid, run_id = job.paid_microusd, _may_be_paid(job, error), context.run_id

@@ -29,6 +29,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import restorable
 from reelkeeper.store.lifecycle.restorable import Restorable
+from reelkeeper.store.removals import takedowns
 from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent, announce
 
@@ -107,6 +108,7 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], by: Restorer)
     outcomes: list[Outcome] = []
     with transaction(workspace.engine, "restore") as session:
         deployment.lock(session)
+        blocked = set(takedowns.find_blocked(session, [blob.wanted_blob_id for blob in batch]).values())
         with quotas.counted(session, [blob.video_id for blob in batch]):
             for blob in batch:
                 found = stored[blob.key]
@@ -115,6 +117,10 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], by: Restorer)
                 if found is None or not blob.recorded.matches(found):
                     there = "nothing is" if found is None else f"{found.size_bytes} bytes with ETag {found.etag} are"
                     why = f"{there} stored at {blob.key}; recorded: {blob.size_bytes} bytes, ETag {blob.etag}"
+                    outcomes.append(Outcome(blob.video_id, "failed", why, blob_id=blob.wanted_blob_id))
+                # guard restore.blocked: a copy of what was taken down is restored
+                elif blob.wanted_blob_id in blocked:
+                    why = "these bytes were taken down, so they are not published"
                     outcomes.append(Outcome(blob.video_id, "failed", why, blob_id=blob.wanted_blob_id))
                 elif restorable.bring_back(session, blob, by.run_id, by.grace):
                     outcomes.append(

@@ -4,20 +4,24 @@ import logging
 from collections.abc import Sequence
 
 from reelkeeper.errors import IntegrityDoubt
-from reelkeeper.model import Grace, Outcome
+from reelkeeper.model import Action, Grace, Outcome
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.rules.lifecycle import lifecycle
+from reelkeeper.rules.policies import terms_of
+from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import notices, retirements
+from reelkeeper.store.lifecycle import notices, plan_progress, retirements
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.retirements import Planned
 from reelkeeper.store.videos import cache
+from reelkeeper.store.videos.videos import live_videos
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +62,13 @@ def _retire_batch(
         # guard retire.permission: a run retires videos during a freeze, or without its lease
         require_permission(session, lease)
         at = now(session)
+        # guard retire.again: a video is retired whose user has paid for a higher tier since the plan
+        due = _still_due(session, plan_id, video_ids)
         with quotas.counted(session, video_ids):
             # The policies in force, not the plan's: a run's exception must not break what users were promised.
             promised = in_force(session).policies.tiers.notice_days()
             gone = retirements.retire_videos(
-                session, plan_id, video_ids, run_id, promised, service_keys=workspace.keeps_contract
+                session, plan_id, due, run_id, promised, service_keys=workspace.keeps_contract
             )
         notices.end(session, list(gone), "retired")
         # guard retire.cache: a repeated request gets a retired video from the cache
@@ -88,13 +94,33 @@ def _retire_batch(
         return outcomes
 
 
+def _still_due(session: Session, plan_id: str, video_ids: Sequence[str]) -> list[str]:
+    """Judge the videos again, by the plan's own policies as of its time; return those that its rule still retires.
+
+    A user's tier, a video's age and tag, and views of earlier days may have been recorded since.
+    """
+    under = plan_progress.undertaking(session, plan_id)
+    if "policy" not in under.terms:
+        return list(video_ids)
+    policy, tiers = terms_of(under.terms)
+    planned = retirements.rules(session, plan_id, video_ids)
+    videos = live_videos(session, under.as_of, only=video_ids, classified=bool(policy.segments))
+    judged = lifecycle.verdicts(videos, policy, tiers, under.as_of, recipe_fingerprint="")
+    return [
+        verdict.video.id
+        for verdict in judged
+        if verdict.action is Action.RETIRE and verdict.rule == planned.get(verdict.video.id)
+    ]
+
+
 def _outcome(row: Planned, done: bool, broken: str | None) -> Outcome:
     if broken:
         return Outcome(row.video_id, "failed", broken, row.size_bytes, row.size_bytes, row.blob_id)
     if done:
         return Outcome(row.video_id, "retired", row.reason, row.size_bytes, 0, row.blob_id)
     why = (
-        "viewed, held, kept, replaced or retired since the plan, its notice is no longer in force, or the bucket has "
+        "viewed, held, kept, replaced or retired since the plan, no longer due by its tier, age, tag or views, its "
+        "notice is no longer in force, or the bucket has "
         "not passed the contract test: reelkeeper doctor --contract"
     )
     return Outcome(row.video_id, "skipped", why, row.size_bytes, row.size_bytes, row.blob_id)

@@ -22,7 +22,7 @@ from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle.purge import purge_taken_down
+from reelkeeper.operations.lifecycle.purge import purge_taken_down, settle_claims
 from reelkeeper.operations.removals import at_vendors
 from reelkeeper.operations.removals.at_vendors import AtVendor
 from reelkeeper.operations.videos import in_place, intents
@@ -247,6 +247,8 @@ def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -
         outcomes = []
         if taken:
             _give_up_in_place(workspace, taken, grace)
+            # guard takedown.claims: a freeze, which stops the purge, keeps what a killed one has claimed
+            settle_claims(workspace, run_id=run_id, grace=grace, video_ids=free)
             with transaction(workspace.engine, "takedown.mark_again") as session:
                 deployment.lock(session)
                 # guard takedown.marked_again: a result that a swap put since the takedown began stays stored

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace, PlannedRule, SearchTotals
-from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved, end_of_month
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import ALL, Parts
@@ -120,7 +119,8 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
     `budgets` is an exception to the policy in force.
     """
     last, earliest, name = end_of_month(month), _months_before(month, _MONTHS_BACK), f"{month:%Y-%m}"
-    until = min(as_of, datetime.combine(last + _ONE_DAY, time(), UTC))
+    first, until = (datetime.combine(day, time(), UTC) for day in (month, last + _ONE_DAY))
+    until = min(as_of, until)
     with reading(engine) as session:
         policies = in_force(session).policies
         gone = backlog.freed_by_day(session, until)
@@ -148,12 +148,8 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
                 grace_days=policies.lifecycle.grace_days,
                 until=until.date(),
             ),
-            machines=crf_searches.by_machine(session, datetime.combine(month, time(), UTC), until),
-            alerts=[
-                alert
-                for alert in alerts.listed(session, everything=True, limit=_MAX_ALERTS)
-                if alert.first_at < until and (alert.state != AlertState.RESOLVED or alert.last_at.date() >= month)
-            ],
+            machines=crf_searches.by_machine(session, first, until),
+            alerts=alerts.listed(session, everything=True, limit=_MAX_ALERTS, during=(first, until)),
             trial=_trial(session, policies),
             parts=Parts.of(deployment.deployed(session)),
         )

@@ -76,11 +76,12 @@ def month(report: MonthReport) -> str:
     if not report.spent:
         text = "Nothing is charged, so nobody knows what the month has cost."
     if (forecast := report.this_month) is not None:
-        low, high = usd(forecast.lower95_microusd * 1000), usd(forecast.upper95_microusd * 1000)
-        text += (
-            f" By its end about {usd(forecast.mean_microusd * 1000)} is expected, and between {low} and {high} in 19 of"
-            f" 20 cases. Said on {forecast.as_of:%-d %B}; method: {forecast.method}."
-        )
+        between, how = "", forecast.method
+        if forecast.has_range:
+            low, high = usd(forecast.lower95_microusd * 1000), usd(forecast.upper95_microusd * 1000)
+            between, how = f", and between {low} and {high} in 19 of 20 cases", f"method: {forecast.method}"
+        text += f" By its end about {usd(forecast.mean_microusd * 1000)} is expected{between}."
+        text += f" Said on {forecast.as_of:%-d %B}; {how}."
     if (budget := report.budgets.monthly_usd) is not None:
         text += f" The budget is {dollars(budget * 10**6)}."
     return text

@@ -10,7 +10,7 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, Workspace
 from reelkeeper.operations.sync.survey import Survey
 from reelkeeper.operations.videos.overwrites import taken_down_again
 from reelkeeper.redaction import unnamed
@@ -81,11 +81,12 @@ def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gr
             require_permission(session, lease)
             standing = rows.named_videos(session, [note.video_id for note in watched])
             known = rows.known_keys(session, [note.key for note in watched])
+            recorded = rows.recorded_generations(session, watched, MAX_SKEW_FROM_BUCKET)
             doomed = [
                 # guard sweep.unknown_keys: an object that has a row by then is swept
                 note
                 for note in watched
-                if note.key not in known and _is_behind(note, standing.get(note.video_id))
+                if note.key not in known and _is_behind(note, standing.get(note.video_id), recorded[note.key])
             ]
             blob_ids = rows.insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
             rows.begin_grace(session, list(blob_ids.values()), grace)
@@ -136,7 +137,7 @@ def _supersedes(note: Noted, known: NamedVideo | None, state: VideoState) -> boo
     )
 
 
-def _is_behind(note: Noted, known: NamedVideo | None) -> bool:
+def _is_behind(note: Noted, known: NamedVideo | None, recorded: int) -> bool:
     return (
         known is not None
         # guard sweep.live_video: the remaining bytes of a lost video are swept
@@ -145,6 +146,8 @@ def _is_behind(note: Noted, known: NamedVideo | None) -> bool:
         and known.user_id == note.user_id
         # guard sweep.generation: bytes newer than an old catalogue are swept
         and (note.generation or 0) <= known.generation
+        # guard sweep.recorded: an upload is swept whose generation an old catalogue has reached since, by a swap
+        and (note.generation or 0) <= recorded
     )
 
 

@@ -41,7 +41,9 @@ def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
         terms = terms._replace(subject=_known(session, terms.scope, terms.subject))
         placed = place(session, terms, digest[:12] if key else None)
         until = terms.expires_at.isoformat() if terms.expires_at else None
-        about = epochs.concerned(session, terms.scope, [terms.subject], until=until, legal=terms.is_legal)
+        # guard holds.former: after a restored backup, a hold on a user who was renamed since it was made is gone
+        former = former_ids.of_user(session, terms.subject) if terms.scope == "user" else []
+        about = epochs.concerned(session, terms.scope, [terms.subject, *former], until=until, legal=terms.is_legal)
         # guard holds.announced: a copy of the store, or a restored backup, purges a video that was held since
         epochs.announce(session, "hold", about)
         return placed

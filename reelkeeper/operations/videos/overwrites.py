@@ -13,6 +13,7 @@ from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now
+from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.sync import lost
 from reelkeeper.store.videos import cache, overwrites
@@ -49,6 +50,8 @@ def take_uploads(
         blocked = takedowns.find_blocked(session, new_ids)
         takedowns.mark(session, list(blocked), run_id)
     cache.drop(session, video_ids)  # the videos have other bytes now
+    # guard overwrites.notice: a video that the service stored anew is retired without a notice of its own
+    notices.end(session, video_ids, "the service stored another video")
     record(
         session,
         [

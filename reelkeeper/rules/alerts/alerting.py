@@ -50,6 +50,14 @@ class Quiet(NamedTuple):
     scope: str | None
 
 
+class Lifted(NamedTuple):
+    """A snooze that is over, since `at`."""
+
+    rule: str
+    scope: str | None
+    at: datetime
+
+
 class FindingState(NamedTuple):
     """A finding, and the known alert of the same level."""
 
@@ -63,7 +71,7 @@ class Decision:
     """Changes of alerts to write, and messages to send."""
 
     opened: list[FindingState] = field(default_factory=list)  # news
-    repeated: list[FindingState] = field(default_factory=list)  # critical and not acknowledged
+    repeated: list[FindingState] = field(default_factory=list)  # critical, or snoozed meanwhile; and not acknowledged
     silent: list[FindingState] = field(default_factory=list)  # known already
     snoozed: list[FindingState] = field(default_factory=list)  # news, but snoozed
     outlasted: list[Known] = field(default_factory=list)  # still fires, at a lower level
@@ -79,10 +87,12 @@ def decide(
     *,
     rules: Collection[str],
     as_of: datetime,
+    lifted: Collection[Lifted] = (),
 ) -> Decision:
     """Compare findings with known alerts. An alert of `rules` without a finding is resolved.
 
-    `known` has every open alert of `rules`, and every alert of the incidents found, in any state.
+    `known` has every open alert of `rules`, and every alert of the incidents found, in any state. What still fires
+    after a snooze of `lifted` is repeated.
     """
     decision = Decision()
     incidents: dict[tuple[str, str, str], list[Known]] = defaultdict(list)
@@ -90,7 +100,7 @@ def decide(
         incidents[alert.rule, alert.scope, alert.period].append(alert)
     found = _highest(findings)
     for incident, finding in found.items():
-        _judge(decision, finding, incidents.pop(incident, []), quiet, as_of)
+        _judge(decision, finding, incidents.pop(incident, []), quiet, lifted, as_of)
     for (rule, scope, period), alerts in incidents.items():
         for alert in alerts:
             # guard alerts.judged: an alert whose rule was not evaluated is reported as resolved
@@ -114,10 +124,13 @@ def _judge(
     finding: Finding,
     alerts: list[Known],
     quiet: Collection[Quiet],
+    lifted: Collection[Lifted],
     as_of: datetime,
 ) -> None:
     going_on = any(alert.is_told for alert in alerts if alert.is_open)
-    higher = [alert for alert in alerts if alert.is_open and rank(alert.level) > rank(finding.level)]
+    announced = [alert for alert in alerts if alert.told_at and (finding.period or alert.is_told)]
+    # One that a snooze has kept back is known to nobody: what it has fallen to is judged by itself.
+    higher = [alert for alert in announced if alert.is_open and rank(alert.level) > rank(finding.level)]
     same = next((alert for alert in alerts if alert.level == finding.level), None)
     if higher:  # its level has fallen, and may rise again: no news either way
         top = max(higher, key=lambda alert: rank(alert.level))
@@ -125,19 +138,18 @@ def _judge(
         decision.superseded += [alert for alert in alerts if alert.is_open and alert is not top]
         return
     decision.superseded += [alert for alert in alerts if alert.is_open and alert is not same]
-    announced_at = [
-        alert.told_at
-        for alert in alerts
-        if alert.told_at and rank(alert.level) >= rank(finding.level) and (finding.period or alert.is_told)
-    ]
+    announced_at = [alert.told_at for alert in announced if alert.told_at and rank(alert.level) >= rank(finding.level)]
     seen = FindingState(finding, same, going_on)
     if not announced_at:
         news = decision.opened
-    elif (
-        finding.severity == Severity.CRITICAL
-        and not (same and same.state == AlertState.ACKNOWLEDGED)
-        # guard alerts.repeat: every run repeats a critical alert, until nobody reads them
-        and as_of - max(announced_at) >= _REPEAT_CRITICAL_AFTER
+    elif not (same and same.state == AlertState.ACKNOWLEDGED) and (
+        (
+            finding.severity == Severity.CRITICAL
+            # guard alerts.repeat: every run repeats a critical alert, until nobody reads them
+            and as_of - max(announced_at) >= _REPEAT_CRITICAL_AFTER
+        )
+        # guard alerts.after_snooze: what still fires when its snooze ends is never told again
+        or (going_on and _was_quiet(lifted, finding, max(announced_at)))
     ):
         news = decision.repeated
     else:
@@ -176,6 +188,11 @@ def _tamed(finding: Finding) -> Finding:
 
 def _is_quiet(quiet: Collection[Quiet], rule: str, scope: str) -> bool:
     return any(quiet_alert.rule == rule and quiet_alert.scope in (None, scope) for quiet_alert in quiet)
+
+
+def _was_quiet(lifted: Collection[Lifted], finding: Finding, since: datetime) -> bool:
+    over = [snooze for snooze in lifted if snooze.at > since]
+    return _is_quiet([Quiet(snooze.rule, snooze.scope) for snooze in over], finding.rule, finding.scope)
 
 
 def _is_past(period: str, as_of: datetime) -> bool:

@@ -71,6 +71,13 @@ def snoozes_in_force(session: Session) -> list[Snoozed]:
     return [Snoozed(*row) for row in session.execute(wanted.order_by(snoozes.c.until))]
 
 
+def snoozes_over(session: Session, rules: Collection[str]) -> list[tuple[str, str | None, datetime]]:
+    """Return rule, scope and end of the snoozes of `rules` that have expired or been ended."""
+    is_over = sa.or_(snoozes.c.ended_at.is_not(None), snoozes.c.until <= Clock())
+    rows = session.execute(sa.select(snoozes).where(snoozes.c.rule.in_(rules), is_over)).all()
+    return [(row.rule, row.scope, min(row.ended_at or row.until, row.until)) for row in rows]
+
+
 def open_new(session: Session, findings: Sequence[tuple[str, Finding]], run_id: str, at: datetime) -> None:
     """Insert new alerts (id, finding)."""
     if findings:
@@ -102,6 +109,11 @@ def mark_told(session: Session, ids: Collection[str], message_id: int, at: datet
     session.execute(
         sa.update(alerts).where(alerts.c.id.in_(ids)).values(told_at=at, is_told=True, message_id=message_id)
     )
+
+
+def mark_told_again(session: Session, ids: Collection[str], at: datetime) -> None:
+    """Record that these alerts were repeated, by a message that counts for none of them."""
+    session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(told_at=at))
 
 
 def mark_believed(session: Session, ids: Collection[str]) -> None:
@@ -159,13 +171,23 @@ def end_snooze(session: Session, snooze_id: str, at: datetime) -> bool:
 
 
 def listed(
-    session: Session, *, everything: bool, limit: int, only: str | None = None, but: str | None = None
+    session: Session,
+    *,
+    everything: bool,
+    limit: int,
+    only: str | None = None,
+    but: str | None = None,
+    during: tuple[datetime, datetime] | None = None,
 ) -> list[ListedAlert]:
     """List alerts for people, firing ones first, then the latest; without `everything`, only the open ones.
 
-    `only` and `but` are the one rule that is listed, or left out.
+    `only` and `but` are the one rule that is listed, or left out. `during`: that began before the second time, and
+    were not over before the first.
     """
     wanted = sa.select(*(alerts.c[name] for name in ListedAlert._fields))
+    if during:
+        lasted = sa.or_(alerts.c.state != AlertState.RESOLVED, alerts.c.last_at >= during[0])
+        wanted = wanted.where(alerts.c.first_at < during[1], lasted)
     if not everything:
         wanted = wanted.where(alerts.c.state != AlertState.RESOLVED)
     if only:

@@ -78,14 +78,17 @@ _UNTOLD = (
 
 
 def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
-    """Withdraw messages that report a single alert and were not tried yet; return the ids of their alerts."""
+    """Withdraw messages that report a single alert and were not tried yet; return the ids of alerts now unreported.
+
+    What follows a message is a repetition: people know of its alert.
+    """
     withdrawn = session.execute(
         sa.update(outbox)
         .where(outbox.c.id.in_(message_ids), outbox.c.kind == MessageKind.ALERT, *_UNTOLD)
         .values(state=MessageState.WITHDRAWN)
-        .returning(outbox.c.alert_ids)
+        .returning(outbox.c.alert_ids, outbox.c.after_id)
     )
-    return [alert_id for row in withdrawn for alert_id in row.alert_ids]
+    return [alert_id for row in withdrawn if row.after_id is None for alert_id in row.alert_ids]
 
 
 def strike(

@@ -176,7 +176,7 @@ def replay(session: Session, endpoint_id: str, since: datetime | None) -> int:
     """Send messages again: those given up and, from `since` on, those sent; return how many."""
     again = outbox.c.state == MessageState.GIVEN_UP
     if since is not None:
-        again = sa.or_(again, sa.and_(outbox.c.state == MessageState.SENT, outbox.c.created_at >= since))
+        again = sa.or_(again, sa.and_(outbox.c.state == MessageState.SENT, outbox.c.sent_at >= since))
     return _make_due(session, outbox.c.endpoint_id == endpoint_id, again)
 
 

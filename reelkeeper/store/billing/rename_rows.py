@@ -1,6 +1,6 @@
 """Move all rows of a user to another id, in the caller's transaction. Money, bytes and counts of both add up."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model.jobs import JobState
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.engine import Clock, insert_into
+from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import (
     accounts,
     alerts,
@@ -37,6 +38,7 @@ from reelkeeper.store.tables import (
 
 # Leases of what changes no user's rows: `deliver_alerts` and webhooks send messages, and jobs at work are asked for.
 _HARMLESS: Final = ("flow/deliver_alerts", "flow/dispatch_jobs")
+_BATCH: Final = 2_000
 _WITH_USER: Final = (
     videos,
     jobs,
@@ -119,6 +121,26 @@ def move(session: Session, before: str, after: str) -> None:
     _rename_scopes(session, before, after)
     session.execute(sa.delete(former_ids).where(former_ids.c.id == after))
     session.execute(sa.delete(users).where(users.c.id == before))
+
+
+def requests(session: Session, user_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read a user's requests and their keys in the cache."""
+    query = sa.select(jobs.c.cache_key, jobs.c.request).where(jobs.c.user_id == user_id)
+    for row in session.execute(query, execution_options={"yield_per": _BATCH}):
+        yield row.cache_key, row.request
+
+
+def move_cache_keys(session: Session, keys: Mapping[str, str]) -> None:
+    """Change keys in the cache, of requests and of videos; where both have a job or a video, each keeps its own."""
+    leader = jobs.alias()
+    old, new = sa.bindparam("old", type_=sa.String), sa.bindparam("new", type_=sa.String)
+    is_led = sa.exists().where(leader.c.cache_key == new, leads(leader))
+    of_jobs = sa.update(jobs).where(jobs.c.cache_key == old, ~is_led).values(cache_key=new)
+    has_one = sa.exists().where(cache_entries.alias("other").c.key == new)
+    of_videos = sa.update(cache_entries).where(cache_entries.c.key == old, ~has_one).values(key=new)
+    for before, after in keys.items():
+        for statement in (of_jobs, of_videos):
+            session.execute(statement, {"old": before, "new": after})
 
 
 def _join_users(session: Session, before: str, after: str) -> None:

@@ -110,6 +110,8 @@ def _candidates(state: BlobState) -> sa.Select[tuple[object, ...]]:
             sa.or_(blobs.c.id == videos.c.blob_id, blobs.c.generation < present.c.generation),
             # guard restore.taken_down: a video that was taken down is restored
             videos.c.retire_reason.is_distinct_from(TAKEN_DOWN),
+            # guard restore.bytes_taken_down: bytes that were taken down are restored once their video has others
+            blobs.c.retire_reason.is_distinct_from(TAKEN_DOWN),
         )
         .order_by(videos.c.id, blobs.c.generation)
     )

@@ -39,6 +39,15 @@ def planned(
     return [Planned._make(row) for row in rows]
 
 
+def rules(session: Session, plan_id: str, video_ids: Sequence[str]) -> dict[str, str]:
+    """Return the rule by which a plan retires each of these videos."""
+    of_these = verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action == Action.RETIRE
+    return {
+        row.video_id: row.rule
+        for row in session.execute(sa.select(verdicts.c.video_id, verdicts.c.rule).where(*of_these))
+    }
+
+
 def retire_videos(
     session: Session,
     plan_id: str,

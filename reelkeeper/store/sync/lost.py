@@ -106,7 +106,8 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
 def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
     """Make rows in `lost` whose object exists live, as their video's present bytes, or retired, as an old generation.
 
-    The same applies to rows recorded as deleted by the service, where their key has no other row now.
+    The same applies to rows recorded as deleted by the service, where their key has no other row now. A video that its
+    user deleted, or that was taken down, is retired again.
     """
     deleted = sa.and_(blobs.c.state == BlobState.GONE, blobs.c.retire_reason == _DELETED)
     returned = sa.and_(deleted, ~conditions.has_open_row(blobs.c.key, blobs.c.id))
@@ -116,7 +117,11 @@ def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace)
         sa.and_(blobs.c.state == BlobState.GONE, videos.c.state == VideoState.GONE),
     )
     is_present = sa.exists().where(
-        videos.c.id == blobs.c.video_id, videos.c.blob_id == blobs.c.id, checked(is_same_state)
+        videos.c.id == blobs.c.video_id,
+        videos.c.blob_id == blobs.c.id,
+        checked(is_same_state),
+        # guard sync.withdrawn: a video that was taken down, or deleted by its user, is served again once it is found
+        ~conditions.withdrawn(),
     )
     alive = list(
         session.execute(
@@ -130,5 +135,10 @@ def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace)
         sa.update(videos)
         .where(stands_on(session, alive), checked(videos.c.state.in_([VideoState.LOST, VideoState.GONE])))
         .values(state=VideoState.LIVE, run_id=run_id)
+    )
+    session.execute(
+        sa.update(videos)
+        .where(stands_on(session, blob_ids), checked(videos.c.state == VideoState.LOST), conditions.withdrawn())
+        .values(state=VideoState.RETIRED, run_id=run_id)
     )
     session.execute(sa.update(blobs).where(lost).values(run_id=run_id, **retired(now(session), grace, "found again")))

@@ -14,6 +14,7 @@ from reelkeeper.model import VideoState
 from reelkeeper.model.adoption import BY_CSV, IN_DOUBT, AdoptionVerdict
 from reelkeeper.store.core.engine import changed, insert_into
 from reelkeeper.store.tables import key_owners, orphans, videos
+from reelkeeper.store.videos import conditions
 
 _MANY: Final = 1_000  # notes, from which on the query plan matters
 _NAMED = 3  # keys in an error
@@ -88,6 +89,8 @@ def take_back_lost(session: Session, scan_id: str) -> None:
         videos.c.id == orphans.c.video_id,
         videos.c.state == VideoState.LOST,
         videos.c.generation < orphans.c.generation,
+        # guard sync.withdrawn_newer: a newer generation brings back a video that was taken down
+        ~conditions.withdrawn(),
     )
     session.execute(
         sa.update(orphans)

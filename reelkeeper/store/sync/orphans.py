@@ -1,6 +1,7 @@
 """Insert videos and blobs for noted objects, which had no row."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -35,6 +36,30 @@ def named_videos(session: Session, video_ids: Sequence[str]) -> dict[str, NamedV
         .with_for_update()
     )
     return {row.id: NamedVideo(row.user_id, row.state, row.generation) for row in rows}
+
+
+def recorded_generations(session: Session, notes: Sequence[Noted], skew: timedelta) -> dict[str, int]:
+    """Return, by key, the highest generation of its video that was recorded by the time each object was stored.
+
+    `skew`: by how much the clock of the bucket may be behind the store's.
+    """
+    rows = session.execute(
+        sa.select(blobs.c.video_id, blobs.c.generation, blobs.c.stored_at).where(
+            blobs.c.video_id.in_({note.video_id for note in notes})
+        )
+    ).all()
+    return {
+        note.key: max(
+            (
+                row.generation
+                for row in rows
+                if row.video_id == note.video_id
+                and (row.stored_at is None or row.stored_at <= note.last_modified + skew)
+            ),
+            default=0,
+        )
+        for note in notes
+    }
 
 
 def insert_videos(session: Session, new: Sequence[Noted]) -> None:

@@ -24,6 +24,7 @@ DELETED_COUNTED: Final = (
 )
 BY_ITS_USER: Final = (DELETED, DELETED_COUNTED)
 TAKEN_DOWN: Final = "taken down"  # reason: it has no grace, and cannot be restored
+WITHDRAWN: Final = (*BY_ITS_USER, TAKEN_DOWN)  # reasons: bytes that are found again do not make the video live
 
 
 def held(
@@ -56,6 +57,11 @@ def stands_on(session: Session, blob_ids: Sequence[int]) -> Condition:
     """Build the condition that one of these blobs is the video's present bytes: by id, as `blob_id` has no index."""
     of_these = sa.select(blobs.c.video_id).where(one_of(session, blobs.c.id, blob_ids))
     return sa.and_(videos.c.id.in_(of_these), one_of(session, videos.c.blob_id, blob_ids))
+
+
+def withdrawn() -> Condition:
+    """Build the condition that the video was deleted by its user, or taken down: nothing but a restore serves it."""
+    return sa.func.coalesce(videos.c.retire_reason, "").in_(WITHDRAWN)
 
 
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:

@@ -24,7 +24,7 @@ from tests.doubles.fal import FalDouble
 from tests.doubles.openai_videos import OpenAIDouble
 from tests.doubles.openrouter import OpenRouterDouble
 from tests.doubles.replicate import ReplicateDouble
-from tests.doubles.vendor import LOST, TOKEN
+from tests.doubles.vendor import LOST, TOKEN, Next
 from tests.marks import marked
 
 HOW: dict[str, Any] = {"hosts": FILES, "allow_private": True, "timeout_seconds": 60.0}
@@ -106,6 +106,31 @@ def test_a_request_without_a_model_is_not_sent(
         ]
     )
     assert fal.connections + replicate.connections == 0
+
+
+def test_a_request_of_fals_without_our_seed_is_in_doubt_and_not_absent(fal: FalDouble) -> None:
+    provider = FalProvider(TOKEN, url=fal.url, **HOW)
+    order = asked("fal-ai/veo3.1", parameters={"seed": None})._replace(provider_key="j1-1")
+    provider.submit(Submission("j1-1", order))
+    assert "seed" not in fal.jobs["p1"]["input"]
+    with pytest.raises(GenerationUnknown):  # None says that fal never had it, and that nothing was paid
+        provider.find(order)
+
+
+def test_fals_list_is_read_from_before_the_job_as_clocks_differ(
+    fal: FalDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = fal._list
+
+    def since(query: dict[str, str]) -> Next:
+        hidden = [job for job in fal.jobs.values() if job["at"] < datetime.fromisoformat(query["start"])]
+        return every(query) if not hidden else (200, {"items": [], "next_cursor": None, "has_more": False})
+
+    monkeypatch.setattr(fal, "_list", since)
+    provider, ours = FalProvider(TOKEN, url=fal.url, **HOW), datetime.now(UTC) + timedelta(minutes=2)
+    order = asked("fal-ai/veo3.1")._replace(provider_key="j1-1", started_at=ours)
+    provider.submit(Submission("j1-1", order))
+    assert provider.find(order) is not None
 
 
 def test_a_gateways_fault_at_fal_says_nothing_of_the_job_and_a_typed_one_ends_it(

@@ -192,6 +192,40 @@ def test_a_snooze_runs_out_by_itself(engine: sa.Engine) -> None:
     assert seen(engine, finding()).opened == 1
 
 
+@pytest.mark.parametrize("count", [1, 6], ids=["alone", "in one message with others"])
+def test_what_still_fires_when_its_snooze_ends_is_repeated_once_and_its_end_is_told(
+    engine: sa.Engine, count: int
+) -> None:
+    found = [finding(f"tier:{number}") for number in range(count)]
+    assert seen(engine, *found).opened == count
+    pretend_tried(engine)
+    snooze_id = operation.snooze(engine, "budget", scope=None, seconds=60, author="ann", reason="known")
+    assert seen(engine, *found) == Observed(0, 0, 0, snoozed=0)
+    operation.end_snooze(engine, snooze_id)
+    assert seen(engine, *found) == Observed(0, repeated=count, resolved=0, snoozed=0)
+    assert seen(engine, *found) == Observed(0, 0, 0, 0)
+    assert seen(engine).resolved == count
+    assert [kind for kind, _, _ in messages(engine)][-1] == "resolve"
+    assert seen(engine, *found).opened == 0  # in the same period
+
+
+def test_what_was_acknowledged_is_not_repeated_when_its_snooze_ends(engine: sa.Engine) -> None:
+    seen(engine, finding())
+    (alert,) = _listed(engine)
+    operation.acknowledge(engine, alert.id, author="ann")
+    snooze_id = operation.snooze(engine, "budget", scope=None, seconds=60, author="ann", reason="known")
+    operation.end_snooze(engine, snooze_id)
+    assert seen(engine, finding()) == Observed(0, 0, 0, 0)
+
+
+def test_at_the_end_of_a_snooze_an_alert_is_sent_that_has_fallen_to_a_lower_level(engine: sa.Engine) -> None:
+    snooze_id = operation.snooze(engine, "budget", scope=None, seconds=60, author="ann", reason="known")
+    seen(engine, finding(level="100"))
+    operation.end_snooze(engine, snooze_id)
+    assert seen(engine, finding(level="80")).opened == 1
+    assert messages(engine) == [("alert", "waiting", snapshot("total at 80 %"))]
+
+
 def test_two_concurrent_runs_report_the_same_alert_once(engine: sa.Engine) -> None:
     found = [finding(f"user:{number}") for number in range(3)]
     with ThreadPoolExecutor(4) as pool:

@@ -289,6 +289,18 @@ def test_a_single_refused_message_is_given_up_with_an_alert_and_can_be_replayed(
     assert webhooks.replay(service.engine, endpoint_id, since=since, author="test") == len(RETRY_SECONDS) + 3
 
 
+def test_a_replay_since_a_time_has_what_was_delivered_since_then_however_old_it_was(service: Service) -> None:
+    endpoint_id = service.add()
+    service.happens("v1", "v2")  # while the endpoint is down, for three hours
+    service.later(3 * 3600, messages.c.created_at)
+    assert service.deliver() == Deliveries(2, 0)
+    since = datetime.now(UTC) - timedelta(hours=1)  # the time of the backup that the service has lost all since
+    assert webhooks.replay(service.engine, endpoint_id, since=since, author="test") == 2
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert service.deliver() == Deliveries(2, 0)
+    assert webhooks.replay(service.engine, endpoint_id, since=later, author="test") == 0
+
+
 def test_events_for_a_dead_endpoint_are_kept_as_long_as_other_messages(service: Service) -> None:
     kind = next(kind for kind in KINDS if kind.table is messages)
     endpoint_id, now = service.add(), datetime.now(UTC)

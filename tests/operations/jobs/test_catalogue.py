@@ -1,5 +1,6 @@
 """Requests for models that vendors bill per clip: what is refused, held, sent, and to which vendor."""
 
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -20,6 +21,7 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.jobs import breakers
 from reelkeeper.store.tables import alerts, blobs, charges, credit_holds, jobs, reservations, usage_days
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
@@ -168,6 +170,23 @@ def test_a_clip_that_came_shorter_is_charged_at_its_length_and_never_above_the_h
     assert succeed(rich, Attempt(job.job_id, token), run_id="test") == done
     with reading(rich) as session:
         assert_books_balance(session)
+
+
+def test_a_shorter_clip_of_a_length_that_only_another_provider_sells_is_charged_at_its_length(rich: sa.Engine) -> None:
+    local = {"provider": "local", "limits": {"most_seconds": 8, "audio": "choice"}, "price": VEO["price"]}
+    put_in_force(rich, book=PriceBook.model_validate({"models": [VEO | {"provider": "fal", "offers": [local]}]}))
+    put = fox(model="veo", duration_seconds=8.0)
+    with transaction(rich, "test") as session:  # fal takes no more, so the job goes to the other
+        breakers.write(session, "fal", {"until": (now(session) + timedelta(hours=1)).isoformat()})
+    job = ask(rich, "k", put)
+    assert isinstance(job, Queued)
+    assert find(rich, job.job_id).lane == "local"
+    make(rich, job.job_id)
+    with transaction(rich, "test") as session:
+        session.execute(sa.update(blobs).values(duration_seconds=5.2))
+    done = succeed(rich, Attempt(job.job_id, claim(rich, job.job_id)), run_id="test")
+    assert abs(done.charged_microusd - job.price_microusd * 6 // 8) <= 1
+    assert balances(rich, "ann") == (20 * DOLLAR - done.charged_microusd, 0)
 
 
 def test_a_vendors_charge_above_the_quote_is_ours_counts_as_spent_and_is_reported(

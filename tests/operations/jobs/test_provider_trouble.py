@@ -1,5 +1,7 @@
 """Jobs that a provider refuses, loses or cannot look up: who pays, who is notified, and nothing is sent twice."""
 
+import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -7,13 +9,16 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.adapters.providers import HttpProvider, LocalGenerator, RemoteGenerator
+from reelkeeper.adapters.providers.transport import fraction
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.jobs import lanes
+from reelkeeper.operations.core.freeze import freeze, thaw
+from reelkeeper.operations.jobs import claim, lanes
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs
 from tests.doubles.provider import TOKEN, ProviderDouble
+from tests.doubles.vendor import Vendor
 from tests.faults.world import World
 from tests.marks import marked
 from tests.operations.conftest import AtFailpoint
@@ -92,6 +97,66 @@ def test_a_job_that_waits_for_a_full_provider_for_a_day_lives(
     end_hold(shop.workspace.engine, "http")
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     assert find(shop.workspace.engine, job_id).state == JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("format_", ["fal", "runway"], indirect=True)
+def test_a_job_that_waited_a_day_for_a_full_vendor_has_its_whole_time_there(
+    vendor: Vendor, generator: RemoteGenerator, shop: World
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    vendor.queue, vendor.looks = [BUSY], 3  # of the two, it runs at the first look
+    assert run(shop, generator) == {End.RETRIED: 1}
+    a_day_later(shop)
+    end_hold(shop.workspace.engine, generator.name)
+    assert run(shop, generator) == {End.SUCCEEDED: 1}
+    assert (len(vendor.submitted), vendor.cancelled) == (1, [])
+    if timeout := vendor.posted_with[-1]["X-Fal-Request-Timeout"]:
+        assert int(timeout) > 23 * 3600
+    assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd > 0
+
+
+def test_a_job_that_was_claimed_before_a_freeze_of_a_day_has_its_whole_time_at_its_provider(
+    shop: World, provider: ProviderDouble
+) -> None:
+    engine, provider.looks = shop.workspace.engine, 3
+    ask(shop, "a cat")
+    claimed = claim.claim(engine, "a worker", [None], limit=9)
+    freeze(engine, by="eve", reason="a doubt")
+    claim.hand_back(engine, claimed)
+    a_day_later(shop)
+    thaw(engine, by="eve")
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert (len(provider.submitted), provider.cancelled) == (1, [])
+
+
+def test_the_time_of_a_job_at_its_vendor_is_kept_where_another_worker_takes_it_over(shop: World) -> None:
+    engine = shop.workspace.engine
+    (job_id,) = ask(shop, "a cat")
+    (claimed,) = claim.claim(engine, "a worker", [None], limit=9)
+    a_day_later(shop)
+    waited = find(engine, job_id).started_at
+    sent = claim.announce(engine, claimed, "http")
+    assert find(engine, job_id).started_at == sent.started_at
+    assert waited
+    assert sent.started_at - waited > timedelta(hours=24)
+
+
+def test_a_refused_job_keeps_the_time_since_when_it_waits(shop: World, provider: ProviderDouble) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.queue = [BUSY] * 2
+    assert run(shop, http(provider)) == {End.RETRIED: 1}
+    before = find(shop.workspace.engine, job_id).started_at
+    end_hold(shop.workspace.engine, "http")
+    assert run(shop, http(provider)) == {End.RETRIED: 1}
+    assert find(shop.workspace.engine, job_id).started_at == before
+
+
+def test_a_progress_that_is_no_number_renews_the_claims_of_all_jobs(shop: World) -> None:
+    engine = shop.workspace.engine
+    ask(shop, "a cat", "a dog")
+    first, second = claim.claim(engine, "a worker", [None] * 2, limit=9)
+    told = fraction(json.loads('{"progress": NaN}')["progress"])  # as Python's json writes 0 of 0 steps
+    assert claim.renew(engine, [(first, 0.5), (second, told)]) == {first.id: False, second.id: False}
 
 
 def test_a_text_that_the_store_does_not_accept_delays_no_job(shop: World, provider: ProviderDouble) -> None:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import StoreBehind
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.billing.users import rename
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.adopt_store import adopt, look
 from reelkeeper.operations.core.lease import LeaseManager
@@ -73,6 +74,21 @@ def test_a_restored_backup_purges_nothing_that_was_restored_or_held_since(world:
     with pytest.raises(StoreBehind):
         purge_all(old)
     assert stored_keys(old, ["back", "held"]) == {"back": True, "held": True}
+
+
+def test_a_hold_on_a_user_who_was_renamed_since_the_backup_is_in_force_after_an_adoption(
+    world: World, tmp_path: Path, url: str
+) -> None:
+    retired(world, "v1")
+    saved = backup(world.workspace.engine, tmp_path / "saved")
+    rename(world.workspace.engine, "ann", "bob", by="ops", apply=True)
+    hold(world.workspace.engine, LEGAL._replace(subject="bob"))
+    assert epochs.tell(world.workspace)
+    old = restored(world, saved, url)
+    adopt(old.workspace, look(old.workspace), by="ops")
+    with reading(old.workspace.engine) as session:
+        (found,) = in_force(session)
+    assert (found.scope, found.subject, found.is_legal) == ("user", "ann", True)
 
 
 def test_an_old_state_in_its_own_place_is_known_by_its_bucket(world: World, saved: Path, url: str) -> None:

@@ -15,16 +15,20 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.model import BlobState, Grace, Refusal, Transcode, VideoState
+from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.freeze import freeze, require_permission, thaw, why_frozen
+from reelkeeper.operations.lifecycle import previews
+from reelkeeper.operations.lifecycle.previews import Planning
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.operations.lifecycle.restore import find_claimed, find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, cache_entries, operations, verdicts, videos
-from reelkeeper.store.videos import cache
+from reelkeeper.store.videos import cache, imports
 from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent
 from tests.buckets import BUCKET
@@ -123,6 +127,54 @@ def test_a_video_that_changed_since_the_plan_is_not_retired(world: World, lease:
     (outcome,) = retire(world.workspace, plan, ["v1"], lease=lease, run_id="r", grace=Grace())
     assert outcome.action == "skipped"
     assert rows(world) == before
+
+
+def upgrade_its_user(world: World) -> None:
+    users.put(world.workspace.engine, "ann", "pro", by="shop")
+
+
+def correct_its_age(world: World) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    imports.import_videos(world.workspace.engine, ["id,user_id,created_at", f"v1,ann,{yesterday.isoformat()}"])
+
+
+def import_views_of_yesterday(world: World) -> None:
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    imports.import_views(world.workspace.engine, ["video_id,day,views", f"v1,{yesterday},50"], complete=True)
+
+
+@pytest.mark.parametrize(
+    ("flow", "age_days", "meanwhile"),
+    [
+        ("expire_videos", 60, None),
+        ("expire_videos", 60, upgrade_its_user),
+        ("expire_videos", 60, correct_its_age),
+        ("tier_storage", 29.5, None),
+        ("tier_storage", 29.5, import_views_of_yesterday),
+        ("tier_storage", 29.5, correct_its_age),
+    ],
+)
+def test_a_video_that_its_plan_would_keep_by_now_is_not_retired(
+    world: World, lease: Lease, flow: str, age_days: float, meanwhile: Change | None
+) -> None:
+    engine = world.workspace.engine
+    world.video("v1")
+    change(world, videos, created_at=datetime.now(UTC) - timedelta(days=age_days))
+    with reading(engine) as session:
+        as_of = now(session)
+    imports.mark_complete(engine, [as_of.date() - timedelta(days=days) for days in range(1, 40)])
+    night = Planning(engine, as_of, "night")
+    if flow == "tier_storage":
+        report = previews.tier_storage(night, policy=LifecyclePolicy(retire_after_days=20))
+    else:
+        report = previews.expire_videos(night)
+    assert report.plan.retire.objects == 1
+    if meanwhile:
+        meanwhile(world)
+    before = rows(world)
+    (outcome,) = retire(world.workspace, report.plan.id, ["v1"], lease=lease, run_id="r", grace=Grace())
+    assert outcome.action == ("skipped" if meanwhile else "retired")
+    assert (rows(world) == before) == bool(meanwhile)
 
 
 def test_a_video_that_the_plan_only_compresses_is_not_retired(world: World, lease: Lease) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, KeepRefused, NotFound
-from reelkeeper.model import BlobState, Grace, Outcome, VideoState
+from reelkeeper.model import BlobState, Grace, Outcome, StoredObject, VideoState
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core.freeze import freeze
@@ -25,11 +25,13 @@ from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.lifecycle.why import explain
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.alerts import alerts
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.core.prune_records import KINDS, delete
@@ -347,6 +349,43 @@ def test_a_restored_video_gets_a_new_notice(service: Service) -> None:
     with transaction(service.engine, "test") as session:
         session.execute(sa.text("UPDATE holds SET released_at = created_at"))
     assert service.night() == {"notified": 1}
+
+
+def test_a_video_that_the_service_stores_anew_gets_a_notice_of_its_own(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promised = tiers(free={"notice_days": DAYS, "retention_days": 10})  # so a video is due within its notice at once
+    put_in_force(service.engine, lifecycle=POLICY, tiers=promised)
+    monkeypatch.setattr(f"{__name__}.RULES", DEFAULTS.overridden(lifecycle=POLICY, tiers=promised))
+    service.listens()
+    key = f"{service.world.address.prefix}ann/v1/clip.mp4"
+    service.world.workspace.bucket.put_once(key, service.world.clip, "video/mp4")
+    service.world.video("v1", key=key, stored=False)
+    with transaction(service.engine, "test") as session:
+        session.execute(sa.update(videos).values(created_at=datetime.now(UTC) - timedelta(hours=1)))
+
+    def night() -> dict[str, int]:
+        with reading(service.engine) as session:
+            at = now(session)
+        work = Planning(service.engine, at, f"night of {at}", keeps_contract=lambda: True)
+        done = service.carry_out(previews.expire_videos(work))
+        service.deliver()
+        return done
+
+    assert night() == {"notified": 1}
+    service.later(9)
+    with transaction(service.engine, "test") as session:
+        deployment.lock(session)
+        (blob_id,) = session.scalars(sa.select(videos.c.blob_id))
+        anew = StoredObject(key, 77, "another", datetime.now(UTC))
+        take_uploads(session, [(blob_id, anew)], run_id="sync", grace=Grace())
+    for _ in range(1, DAYS):
+        night()
+        service.later(1)
+    assert service.states() == {"v1": "live"}
+    assert service.told() == ["v1", "v1"]
+    service.later(1)
+    assert night() == {"retired": 1}
 
 
 def test_a_held_videos_waiting_notice_is_withdrawn_and_later_given_again(service: Service) -> None:

@@ -23,10 +23,11 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import audit_events, blobs, cache_entries, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms
+from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
 from tests.operations.books import storage
-from tests.operations.changes import change, rows
+from tests.operations.changes import change, rows, sync_once
 from tests.policies import put_in_force
 
 
@@ -86,6 +87,28 @@ def test_a_deleted_video_is_restored_by_its_id_but_not_by_its_user(world: World)
     found = find_restorable(world.workspace, video_id="v1")
     restore(world.workspace, found, run_id="p", author="support", grace=Grace(), hold_days=0)
     assert show(world.workspace, "v1", url_seconds=60).url
+    world.check()
+
+
+@pytest.mark.parametrize("is_counted", [False, True])
+def test_a_deleted_video_is_not_served_again_when_its_lost_bytes_are_found(
+    world: World, lease: Lease, is_counted: bool
+) -> None:
+    put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy(count_deleted_until_purged=is_counted))
+    key = f"{world.address.prefix}ann/v1/g1-0123456789abcdef.mp4"
+    world.video("v1", key=key)
+    ask(world)
+    world.double.client.delete_object(Bucket=BUCKET, Key=key)
+    sync_once(world, lease)
+    world.double.client.put_object(Bucket=BUCKET, Key=key, Body=world.clip.read_bytes())
+    sync_once(world, lease)
+    with pytest.raises(NotFound):
+        show(world.workspace, "v1", url_seconds=60)
+    assert accounts.recount(world.workspace.engine) == []
+    (found,) = find_restorable(world.workspace, video_id="v1")
+    (outcome,) = restore(world.workspace, [found], run_id="undo", author="ops", grace=Grace(), hold_days=0)
+    assert outcome.action == "restored"
+    assert show(world.workspace, "v1", url_seconds=60)
     world.check()
 
 

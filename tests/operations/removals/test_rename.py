@@ -13,10 +13,12 @@ from reelkeeper.errors import InputRefused, LeaseLost, NotFound
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.ids import earlier_id
 from reelkeeper.model.money import Charge
+from reelkeeper.model.requests import Cached, GenerationRequest, Joined, Queued
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.spend.budget import Budget, BudgetPolicy
 from reelkeeper.store.billing import charges as bookings
@@ -45,10 +47,13 @@ from reelkeeper.store.tables import users as rows
 from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.imports import import_videos
 from reelkeeper.store.videos.videos import is_user
+from tests.doubles.provider import ProviderDouble
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
 from tests.operations.layouts import act, catalogue, out_of, put, stored
 from tests.operations.removals.test_erase import ask, dump, gone
+from tests.operations.shop import SMALL, http, run
+from tests.operations.shop import ask as ask_shop
 from tests.policies import put_in_force
 
 GINA = "gina@example.com"
@@ -119,6 +124,37 @@ def test_everything_moves_at_once_and_adds_up(shop: World) -> None:
     assert renamed(shop, "ann").rows == {}  # as after a kill whose answer was lost
     with reading(engine) as session:
         assert known_user(session, "ann") == GINA
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_video_asked_for_before_is_joined_or_given_and_not_bought_again(
+    shop: World, provider: ProviderDouble, *, is_made: bool, joined: bool
+) -> None:
+    engine, request = shop.workspace.engine, GenerationRequest.model_validate({**SMALL, "prompt": "a cat"})
+    (job_id,) = ask_shop(shop, "a cat")
+    if is_made:
+        run(shop, http(provider))
+    if joined:
+        users.put(engine, GINA, "pro", by="front")
+    renamed(shop, "ann")
+    again = admit(engine, request, user_id=GINA, client_key="once more")
+    assert isinstance(again, Cached if is_made else Joined)
+    assert job_id == (again.video_id if isinstance(again, Cached) else again.leader_id)
+
+
+def test_of_two_users_who_wait_for_the_same_video_each_keeps_the_job(shop: World) -> None:
+    engine, request = shop.workspace.engine, GenerationRequest.model_validate({**SMALL, "prompt": "a cat"})
+    ask_shop(shop, "a cat")
+    users.put(engine, GINA, "pro", by="front")
+    users.give(engine, GINA, DOLLAR, "first", by="front")
+    theirs = admit(engine, request, user_id=GINA, client_key="k")
+    assert isinstance(theirs, Queued)
+    renamed(shop, "ann")
+    again = admit(engine, request, user_id=GINA, client_key="once more")
+    assert isinstance(again, Joined)
+    assert again.leader_id == theirs.job_id
+    assert accounts.recount(engine) == []
 
 
 def test_of_two_users_with_accounts_bytes_and_alerts_are_joined_and_others_keep_theirs(shop: World) -> None:

@@ -15,7 +15,7 @@ from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.lifecycle.purge import purge_taken_down
-from reelkeeper.operations.lifecycle.restore import find_restorable
+from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.removals.delete import delete
 from reelkeeper.operations.removals.erase import erase
@@ -135,6 +135,67 @@ def test_a_video_taken_down_cannot_be_restored(world: World) -> None:
         find_restorable(world.workspace, video_id="v1")
 
 
+def test_a_video_taken_down_is_not_served_when_its_lost_bytes_are_found_again(world: World, lease: Lease) -> None:
+    world.video("v1")
+    placed = hold(world.workspace.engine, HoldTerms("video", "v1", "evidence", "test", is_legal=True))
+    down(world)
+    (key,) = stored(world)
+    world.double.client.delete_object(Bucket=BUCKET, Key=key)  # as by a lifecycle rule
+    sync_once(world, lease)
+    assert states(world) == {"v1": VideoState.LOST}
+    world.double.client.put_object(Bucket=BUCKET, Key=key, Body=world.clip.read_bytes())  # from a copy of the bucket
+    sync_once(world, lease)
+    assert states(world) == {"v1": VideoState.RETIRED}
+    with pytest.raises(NotFound):
+        show(world.workspace, "v1", url_seconds=60)
+    with pytest.raises(NotFound):
+        find_restorable(world.workspace, video_id="v1")
+    release(world.workspace.engine, placed.id, author="test")
+    assert down(world).left == ()
+    assert stored(world) == set()
+
+
+def test_no_newer_generation_brings_back_a_lost_video_that_was_taken_down(world: World, lease: Lease) -> None:
+    key = f"{world.address.prefix}ann/v1/g1-0123456789abcdef.mp4"
+    world.video("v1", key=key)
+    hold(world.workspace.engine, HoldTerms("video", "v1", "evidence", "test", is_legal=True))
+    down(world)
+    world.double.client.delete_object(Bucket=BUCKET, Key=key)
+    newer = f"{world.address.prefix}ann/v1/g2-0123456789abcdef.mp4"  # of which a store from a backup does not know
+    world.double.client.put_object(Bucket=BUCKET, Key=newer, Body=b"its compressed bytes")
+    sync_once(world, lease)
+    sync_once(world, lease)
+    assert states(world) == {"v1": VideoState.LOST}
+
+
+def test_bytes_that_were_taken_down_are_not_restored_once_their_video_has_others(
+    world: World, lease: Lease, make_clip: MakeClip
+) -> None:
+    key = f"{world.address.prefix}ann/v1.mp4"
+    world.video("v1", key=key, blob_state=BlobState.RETIRED, current=False)
+    world.video("v1", generation=2, recipe="a recipe")
+    hold(world.workspace.engine, HoldTerms("video", "v1", "evidence", "test", is_legal=True))
+    down(world)
+    world.double.client.put_object(Bucket=BUCKET, Key=key, Body=make_clip(seconds=1).read_bytes())
+    sync_once(world, lease)
+    assert states(world) == {"v1": VideoState.LIVE}  # other bytes, which the service has stored
+    world.double.client.delete_object(Bucket=BUCKET, Key=key)
+    sync_once(world, lease)
+    assert states(world) == {"v1": VideoState.LOST}
+    with pytest.raises(NotFound):
+        find_restorable(world.workspace, video_id="v1")
+
+
+def test_a_retired_copy_of_what_was_taken_down_is_not_restored(world: World) -> None:
+    world.video("v1")
+    world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    down(world)
+    found = find_restorable(world.workspace, video_id="v2")
+    (outcome,) = restore(world.workspace, found, run_id="restore-1", author="ops", grace=Grace(), hold_days=0)
+    assert outcome.action == "failed"
+    assert states(world) == {"v1": VideoState.GONE, "v2": VideoState.RETIRED}
+
+
 def test_the_same_bytes_are_taken_down_with_it_where_asked_and_no_others(world: World, make_clip: MakeClip) -> None:
     for video_id in ("v1", "v2", "v3"):
         world.video(video_id)
@@ -247,6 +308,17 @@ def test_only_unclaimed_bytes_that_were_taken_down_are_deleted_and_only_under_a_
     change(world, blobs, state=BlobState.RETIRED, claim_token=None, claimed_at=None)
     (outcome,) = purge_taken_down(world.workspace, [retired], lease=lease, run_id="r", grace=Grace())
     assert outcome.action == "purged"
+
+
+def test_a_freeze_does_not_keep_what_a_killed_purge_has_claimed(world: World) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    claimed = {"state": BlobState.DELETING, "claim_token": 7, "run_id": "killed"}
+    change(world, blobs, **claimed, claimed_at=datetime.now(UTC))
+    freeze(world.workspace.engine, by="test", reason="an alarm")
+    assert len(down(world).left) == 1  # the killed run's request may still arrive
+    change(world, blobs, **claimed, claimed_at=LONG_AGO)
+    assert down(world).left == ()
+    assert stored(world) == set()
 
 
 def test_an_unknown_video_changes_nothing(world: World) -> None:

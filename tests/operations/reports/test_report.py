@@ -13,7 +13,8 @@ from inline_snapshot import snapshot
 
 from reelkeeper.adapters.charts import Picture
 from reelkeeper.model import SearchTotals
-from reelkeeper.model.money import CostForecast
+from reelkeeper.model.alerts import AlertState
+from reelkeeper.model.money import TOO_SHORT, CostForecast
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.page import page
 from reelkeeper.operations.reports.report import MonthReport, gather
@@ -23,8 +24,8 @@ from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.billing import charges, job_totals
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.lifecycle import crf_searches
+from reelkeeper.store.tables import alerts, forecasts
 from reelkeeper.store.tables import crf_searches as searches_table
-from reelkeeper.store.tables import forecasts
 from tests.operations import months
 from tests.operations.months import GB, MONTH, NOW
 from tests.rules.lifecycle.test_first_crf import SEARCH
@@ -118,6 +119,29 @@ def test_a_month_that_is_over_has_no_forecast_and_no_later_alerts(engine: sa.Eng
     assert text.month(october) == snapshot("The month cost $165.00. The budget is $200.00.")
     assert len(october.unknown_days) == 30
     assert not report.is_over
+
+
+@pytest.mark.usefixtures("report")
+def test_a_month_has_its_alerts_however_many_came_after_it(engine: sa.Engine) -> None:
+    def resolved(number: int, at: datetime) -> dict[str, object]:
+        ended = {"state": AlertState.RESOLVED, "last_at": at, "resolved_at": at, "figures": []}
+        what = {"rule": "slow_jobs", "scope": "total", "period": "", "level": f"{number}", "severity": "warning"}
+        said = {"title": f"{number}", "text": "", "suggestion": "", "run_id": "run", "is_told": False}
+        return {"id": f"later{number}", "first_at": at, **what, **said, **ended}
+
+    october = datetime(2026, 10, 9, tzinfo=UTC)
+    with transaction(engine, "test") as session:
+        later = [resolved(number, NOW - timedelta(minutes=number)) for number in range(60)]
+        session.execute(sa.insert(alerts), [resolved(99, october), *later])
+    assert [alert.title for alert in gather(engine, date(2026, 10, 1), NOW).alerts] == ["99"]
+    assert len(gather(engine, MONTH, NOW).alerts) == 50
+
+
+def test_less_than_a_week_of_usage_has_an_expectation_and_no_range(report: MonthReport) -> None:
+    early = replace(report, expected=[forecast._replace(method=TOO_SHORT) for forecast in report.expected])
+    assert text.month(early) == snapshot(
+        "So far the month has cost $186.32. By its end about $204.00 is expected. Said on 23 November; less than a week of usage is known, too little for a range. The budget is $200.00."
+    )
 
 
 def test_days_before_the_first_charge_of_a_new_installation_are_not_missing(report: MonthReport) -> None:

@@ -1,12 +1,14 @@
 """The catalogue follows the bucket: it adopts, marks lost, recovers, and never deletes."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.errors import GuardRefused, IdentityMismatch, TruncatedListing
-from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model import BlobState, Grace, Transcode, VideoState
 from reelkeeper.operations.core.workspace import check_identity
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.sync import adoption, orphans, sync
@@ -14,11 +16,13 @@ from reelkeeper.operations.sync.survey import Survey, confirm_missing, survey
 from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store import tables
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from tests.clips import MakeClip
 from tests.faults.world import World
 from tests.marks import marked
+from tests.operations.lifecycle.test_swap import run as swap
+from tests.swapping import shrinker
 
 
 def run(world: World, lease: Lease) -> tuple[Survey, dict[str, object]]:
@@ -133,6 +137,24 @@ def test_an_old_catalogue_takes_a_newer_generation_back_and_never_sweeps_it(worl
     assert (done["adopted"], done["swept"]) == ((0, 1), 0)
     assert (video(world, "v1").state, video(world, "v1").generation) == (VideoState.LIVE, 2)
     world.check()
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_an_old_catalogue_never_sweeps_an_upload_whose_generation_it_has_reached_since(
+    world: World, lease: Lease, make_clip: MakeClip, tiny_transcode: Transcode
+) -> None:
+    known = world.video("v1")
+    newer = f"{world.address.prefix}ann/v1/g2-00000000deadbeef.mp4"  # uploaded after the backup of this store
+    world.workspace.bucket.put_once(newer, make_clip(seconds=1), "video/mp4")
+    assert run(world, lease)[1]["swept"] == 0
+    assert swap(world, known, lease, shrinker(tiny_transcode)).action == "compressed"
+    is_new = tables.blobs.c.generation == 2
+    with transaction(world.workspace.engine, "test") as session:  # the swap is of a later night
+        later = sa.update(tables.blobs).where(is_new).values(stored_at=datetime.now(UTC) + timedelta(days=1))
+        session.execute(later)
+    assert run(world, lease)[1]["swept"] == 0
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(tables.orphans.c.key)).scalars().all() == [newer]
 
 
 def test_debris_that_has_not_been_watched_for_a_day_stays_noted(world: World, lease: Lease) -> None:

@@ -167,6 +167,27 @@ def test_after_a_reported_lower_level_the_end_of_a_snoozed_higher_one_is_reporte
     assert incidents.told == ["opened 80", "resolved 100"]
 
 
+def test_a_snoozed_incident_that_fell_to_a_lower_level_is_reported_when_the_snooze_ends() -> None:
+    incidents = Incidents()
+    incidents.observe(finding("100"), quiet=(Quiet("budget", None),))
+    incidents.observe(finding("80"), quiet=(Quiet("budget", None),))
+    incidents.observe(finding("80"))
+    incidents.observe(finding("80"))
+    incidents.observe()
+    assert incidents.told == ["opened 80", "resolved 80"]
+
+
+def test_a_level_that_fell_during_a_snooze_is_no_news_where_people_know_of_as_high_a_one() -> None:
+    incidents = Incidents()
+    incidents.observe(finding("80"))
+    incidents.observe(finding("100"), quiet=(Quiet("budget", None),))
+    incidents.observe(finding("80"))
+    assert incidents.told == ["opened 80"]
+    incidents.observe(finding("100"))
+    incidents.observe()
+    assert incidents.told == ["opened 80", "opened 100", "resolved 100"]
+
+
 def test_a_rule_that_was_not_evaluated_keeps_its_alerts() -> None:
     incidents = Incidents()
     incidents.observe(finding())
