@@ -1,17 +1,23 @@
 """A user's own data over HTTP: export and erasure."""
 
 import io
+import os
+import shutil
 import tracemalloc
 import zipfile
 from pathlib import Path
 
+import pytest
 from anyio import run
 from anyio.to_thread import run_sync
 from fastapi.testclient import TestClient
 from inline_snapshot import snapshot
 
+from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.routes import personal
+from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.videos.export import Exported, export
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.api.answers import problem
@@ -72,8 +78,26 @@ def test_a_user_gets_a_copy_of_all_data_and_the_server_keeps_none(
         assert archive.read("videos/v1.mp4") == world.clip.read_bytes()
         assert b'"id": "ann"' in archive.read("data/user.jsonl")
         assert "missing.txt" not in archive.namelist()
-    assert list(app_state.scratch.glob("export-*")) == []
+    assert list(app_state.scratch.iterdir()) == []
     problem(client.get("/v1/users/nobody/export"), 404)
+
+
+def test_what_a_killed_server_leaves_of_an_export_is_swept(
+    client: TestClient, world: World, app_state: AppState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.video("v1")
+
+    def write(workspace: Workspace, user_id: str, target: Path) -> Exported:
+        done = export(workspace, user_id, target)
+        shutil.copytree(target.parent, app_state.scratch / target.parent.name.replace("desk-", "desk-left-"))
+        return done
+
+    monkeypatch.setattr(personal, "write_export", write)
+    assert client.get("/v1/users/ann/export").status_code == 200
+    (left,) = app_state.scratch.iterdir()
+    os.utime(left, (0, 0))
+    assert sweep_scratch_dirs(app_state.scratch) == 1
+    assert list(app_state.scratch.iterdir()) == []
 
 
 def test_unreadable_objects_are_named_in_the_copy(client: TestClient, world: World) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path as File
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
@@ -12,6 +11,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WORK
 from reelkeeper.api.paths import UserId
@@ -123,7 +123,8 @@ def export_user(user_id: UserId, app_state: CurrentState) -> StreamingResponse:
     """Return all rows, videos and images, except what was taken down. `missing.txt` lists unreadable objects."""
     with ExitStack() as kept:
         app_state.scratch.mkdir(parents=True, exist_ok=True)
-        folder = File(kept.enter_context(TemporaryDirectory(dir=app_state.scratch, prefix="export-")))
+        # guard export.swept: all data of a user stays on the disk of an API that was killed meanwhile
+        folder = kept.enter_context(scratch_dir(app_state.scratch))
         done = write_export(app_state.workspace, user_id, folder / "export.zip")
         headers = {
             "Content-Length": str(done.size_bytes),

@@ -40,6 +40,7 @@ from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.jobs.lanes import occupied
 from reelkeeper.store.jobs.scores import Window
 from reelkeeper.store.jobs.slots import lane_limits
+from reelkeeper.store.videos import cache
 
 _TURN_SECONDS = 10.0  # in which a vendor answers the first requests of a crowd
 
@@ -367,6 +368,9 @@ def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False
         # guard claims.redrive_alone: a video that another job is making is made and paid again
         if other := queue.leader_of(session, job.cache_key):
             raise Refused(f"job {other!r} is already making the video of job {job_id!r}; nothing was changed")
+        # guard claims.redrive_made: a video that the user has got by another request is made and paid again
+        if not buy_again and (made := cache.peek(session, job.cache_key)):
+            raise Refused(f"video {made!r} already answers the request of job {job_id!r}; nothing was changed")
         values: dict[str, str | None] = {}
         lasting_seconds = in_force(session).policies.admission.hold_seconds
         key = f"job/{job_id}/redrive/{job.lease_token}"

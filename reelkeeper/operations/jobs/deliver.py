@@ -36,8 +36,7 @@ def deliver(
     """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
 
     A file larger than the reservation is stored anyway: its user was promised the video. Raises NotAVideo,
-    LeaseLost, Frozen, and IntegrityDoubt when the stored bytes differ from those sent, or the user is held; the
-    job then stays running.
+    LeaseLost, Frozen, and IntegrityDoubt when the stored bytes differ from those sent; the job then stays running.
     """
     job_id = attempt.job_id
     with reading(workspace.engine) as session:

@@ -33,6 +33,7 @@ from reelkeeper.errors import (
     ProviderFull,
     ReelkeeperError,
     ResultUnreadable,
+    StorageError,
     Unavailable,
 )
 from reelkeeper.logs import bound
@@ -214,7 +215,9 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
         return _give_up(context, job, error, end=End.CANCELLED)
     if isinstance(error, GenerationRefused | GenerationLost):
         return _give_up(context, job, error, end=End.REFUSED)
-    if isinstance(error, GenerationUnknown):
+    # guard claims.unstored: a clip that is paid dies within minutes while the bucket takes none, and is bought again
+    is_unstored = isinstance(error, StorageError) and job.claim.provider_job_id is not None
+    if isinstance(error, GenerationUnknown) or is_unstored:
         return _in_doubt(context, job, error)
     if isinstance(error, ProviderBusy):
         return _not_taken(context, job, error)
@@ -241,7 +244,7 @@ def _is_given_up(job: JobRun, since: datetime) -> bool:
     return is_given_up(since, datetime.now(UTC), job.attempts)
 
 
-def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> End:
+def _in_doubt(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
     if _is_given_up(job, job.claim.started_at):
         job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
@@ -282,18 +285,17 @@ def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
 
 def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     item = job.claim
-    # guard claims.attempts: a job that kills its worker is retried for ever, and paid each time
-    if item.attempts > job.attempts.most_attempts:
-        raise ReelkeeperError(item.error or "its worker stopped responding")  # its request may continue at the provider
     with reading(context.engine) as session:
         is_there = is_live(session, item.id)  # an earlier worker delivered it, and died before settling it
+    # guard claims.attempts: a job that kills its worker is retried for ever, and paid each time
+    if item.attempts > job.attempts.most_attempts and not is_there:
+        raise ReelkeeperError(item.error or "its worker stopped responding")  # its request may continue at the provider
     # guard claims.delivered: a job whose video exists is made, and paid, again
     order = None if is_there else _order(context, job)
     with scratch_dir(context.scratch) as folder:
         made = job.generator.make(order, folder / "made.mp4", job) if order and job.generator else Made(folder)
         job.paid_microusd = made.cost_microusd
-        # The duration of a job that another worker began is known only to the store.
-        took = None if item.provider_key else time.monotonic() - job.began
+        took = None if item.provider_key else time.monotonic() - job.began  # of another worker's, the store knows
         job.check()
         # guard claims.delivers_alone: two workers store one job's video at the same time
         while not (taken := context.manager.take([f"video/{item.id}"])):  # a dead worker's lease ends in a minute

@@ -146,7 +146,8 @@ def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = 
         begun = orders[-1]  # the first; the same bytes stored again since are down for the same reason
         detail = begun.event.detail
         since = audit.events(session, event="takedown", since=begun.at)
-        with_it = {item.event.video_id for item in since if item.event.detail["because_of"] == video_id}
+        # an erased user's have no words any more
+        with_it = {item.event.video_id for item in since if item.event.detail.get("because_of") == video_id}
         video_ids = (video_id, *sorted(other for other in with_it - {video_id} if other))
         objects = tuple(item for each in video_ids for item in _objects(session, each, kept or {}))
         vendors = at_vendors.of_videos(session, video_ids)

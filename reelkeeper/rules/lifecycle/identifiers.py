@@ -61,12 +61,26 @@ class Identifiers:
         return dict(found)
 
     def cleaned(self, value: Any, field: str = "") -> Any:  # noqa: ANN401  what JSON holds
-        """Replace the ids in a JSON value; a value without any is returned equal."""
+        """Replace the ids in a JSON value; a value without any is returned equal.
+
+        Of a `document` of policies, only in scopes such as `user:ann`: its other texts name models, tags and sources.
+        """
+        # guard ids.policies: erasing a user called `fast` takes `fal-ai/veo3.1/fast` out of the catalogue in force
+        if field == "document":
+            return self._rescoped(value)
         if isinstance(value, Mapping):
             return {self._text(name, ""): self.cleaned(item, name) for name, item in value.items()}
         if isinstance(value, list):
             return [self.cleaned(item, field) for item in value]
         return self._text(value, field) if isinstance(value, str) else value
+
+    def _rescoped(self, value: Any) -> Any:  # noqa: ANN401  the same
+        if isinstance(value, Mapping):
+            return {name: self._rescoped(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._rescoped(item) for item in value]
+        is_scope = isinstance(value, str) and value.startswith("user:") and value.removeprefix("user:") in self.ids
+        return f"user:{self.pseudonym}" if is_scope else value
 
     def are_in(self, value: Any) -> bool:  # noqa: ANN401  the same
         """Return whether a JSON value contains one of the ids."""

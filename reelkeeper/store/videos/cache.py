@@ -59,6 +59,11 @@ def take(session: Session, key: str, ttl_seconds: int | None) -> str | None:
     return session.execute(_TAKE_FOR, {"wanted": key, "ttl_seconds": ttl_seconds}).scalar_one_or_none()
 
 
+def peek(session: Session, key: str) -> str | None:
+    """Return the id of the live video for `key`, and change nothing; None without one."""
+    return session.execute(sa.select(cache_entries.c.video_id).where(cache_entries.c.key == key, GIVEN)).scalar()
+
+
 def insert(
     session: Session, key: str, video_id: str, *, user_id: str | None, cost_microusd: int, ttl_seconds: int | None
 ) -> None:

@@ -137,7 +137,7 @@ def source_object(session: Session, intent: Intent) -> tuple[str, Recorded]:
 
 
 def move_pointer(session: Session, intent: Intent) -> bool:
-    """Point the video at the new blob, unless it was held, replaced or retired meanwhile."""
+    """Point the video at the new blob, unless it was replaced or retired meanwhile, or its bytes are held."""
     first = intent.old_blob_id is None
     return bool(
         changed(
@@ -153,7 +153,7 @@ def move_pointer(session: Session, intent: Intent) -> bool:
                 videos.c.generation == intent.generation,
                 # guard publish.pointer_held: a swap replaces the bytes of a video that was held meanwhile
                 sa.true()
-                if intent.kind == "restore"
+                if first or intent.kind == "restore"
                 else ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
             )
             .values(

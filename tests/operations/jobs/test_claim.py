@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.errors import InsufficientCredits, LeaseLost, NotFound, Refused
+from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState, WaitingJob
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.jobs import claim as claiming
@@ -21,8 +22,10 @@ from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs import breakers, claims, scores
-from reelkeeper.store.tables import audit_events, controls, jobs
+from reelkeeper.store.tables import audit_events, controls, jobs, videos
+from reelkeeper.store.videos import cache
 from tests.databases import until_waiting
+from tests.faults.world import World
 from tests.jobs import at
 from tests.operations.books import DOLLAR, balances, make_user
 from tests.operations.queue import enqueue, expire_claims, find, make_due, row
@@ -283,6 +286,21 @@ def test_a_dead_job_stays_dead_without_credits_or_while_the_same_is_being_made(a
     assert find(ann, "j").state == JobState.DEAD
     with pytest.raises(NotFound):
         claiming.redrive(ann, "none", author="bea")
+
+
+def test_a_dead_job_stays_dead_whose_user_has_the_video_by_another_request(world: World) -> None:
+    engine = world.workspace.engine
+    enqueue(engine, {**row("j"), "state": JobState.DEAD})
+    world.video("made")
+    with transaction(engine, "test") as session:
+        cache.insert(session, "j", "made", user_id="ann", cost_microusd=1, ttl_seconds=None)
+    with pytest.raises(Refused, match="made"):
+        claiming.redrive(engine, "j", author="bea")
+    assert find(engine, "j").state == JobState.DEAD
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(videos).values(state=VideoState.GONE))
+    claiming.redrive(engine, "j", author="bea")
+    assert find(engine, "j").state == JobState.QUEUED
 
 
 def _long_queue(engine: sa.Engine) -> list[WaitingJob]:

@@ -21,11 +21,13 @@ from reelkeeper.operations.jobs import claim
 from reelkeeper.operations.jobs.claim import redrive
 from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext
 from reelkeeper.operations.jobs.settle import cancel
+from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_generators_fault
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import jobs, videos
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.faults.world import World
@@ -221,6 +223,37 @@ def test_a_job_whose_video_exists_succeeds_without_being_made_again(shop: World,
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     assert find(shop.workspace.engine, text).video_id == text
     assert spent(shop) == find(shop.workspace.engine, text).price_microusd
+
+
+def test_a_job_whose_video_exists_succeeds_although_all_its_workers_died(shop: World, provider: ProviderDouble) -> None:
+    (text,) = ask(shop, "a cat")
+    shop.video(text)
+    with transaction(shop.workspace.engine, "test") as session:
+        died = {"state": JobState.RUNNING, "attempts": AttemptPolicy().most_attempts, "lease_until": Clock(-1)}
+        session.execute(sa.update(jobs).values(died))
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert provider.submitted == []
+
+
+def test_a_paid_clip_that_the_bucket_does_not_take_waits_for_it_and_is_not_bought_again(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (text,) = ask(shop, "a cat")
+    shop.double.faults.fail("PutObject", 403, times=99)  # a token that may only read
+    for _ in range(AttemptPolicy().most_attempts + 1):
+        assert run(shop, http(provider)) == {End.PARKED: 1}
+        make_due(shop.workspace.engine)
+    shop.double.faults.clear()
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert len(provider.submitted) == 1
+    assert spent(shop) == find(shop.workspace.engine, text).price_microusd
+
+
+def test_a_held_user_gets_the_videos_that_are_asked_for(shop: World, provider: ProviderDouble) -> None:
+    hold(shop.workspace.engine, HoldTerms("user", "ann", "evidence", "counsel", is_legal=True))
+    (text,) = ask(shop, "a cat")
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert find(shop.workspace.engine, text).video_id == text
 
 
 def test_a_worker_waits_for_the_lease_of_another_that_was_storing_the_video(

@@ -30,7 +30,7 @@ from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core.audit import events, verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
-from reelkeeper.store.tables import blobs, holds, jobs, key_owners, leases, transfers, videos
+from reelkeeper.store.tables import blobs, holds, jobs, key_owners, leases, policy_versions, transfers, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
@@ -295,6 +295,28 @@ def test_a_new_user_with_an_erased_users_id_starts_from_nothing(shop: World) -> 
     with reading(engine) as session:
         told = [item.event.event for item in events(session, user_id="ann")]
     assert told == ["credits_hold", "credits_grant", "tier"]
+
+
+def test_of_policies_only_scopes_change_and_no_model_that_has_the_word_of_an_id(shop: World) -> None:
+    engine = shop.workspace.engine
+    users.put(engine, "fast", "free", by="front")
+    price = {
+        "unit": "clip",
+        "rates": [{"usd": "0.10"}],
+        "source": "https://fal.ai/fast/prices",
+        "read_on": "2026-11-25",
+    }
+    sold = {"model": "veo/fast", "provider": "fal", "vendor_model": "fal-ai/veo3.1/fast", "price": price}
+    limits = [{"scope": f"user:{name}", "period": "day", "usd": 5} for name in ("fast", "faster")]
+    document = {"book": {"models": [sold]}, "admission": {"spend_limits": limits}}
+    row = {"version": 7, "digest": "d", "document": document, "author": "ann", "reason": "user fast pays late"}
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(policy_versions).values(**row, created_at=LONG_AGO))
+    pseudonym = gone(shop, user_id="fast").pseudonym
+    limits[0]["scope"] = f"user:{pseudonym}"
+    with reading(engine) as session:
+        after = session.execute(sa.select(policy_versions.c.document, policy_versions.c.reason)).all()[-1]
+    assert tuple(after) == (document, f"user {pseudonym} pays late")
 
 
 def test_words_that_name_the_user_are_replaced_and_others_are_not(shop: World) -> None:

@@ -11,6 +11,7 @@ from inline_snapshot import snapshot
 from reelkeeper.errors import GuardRefused, LeaseLost, NotFound
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.requests import Incoming
+from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
@@ -119,6 +120,18 @@ def test_a_video_of_a_user_who_is_being_erased_gets_its_certificate_once(world: 
     first, second = down(world), down(world)
     assert (first.by, first.reason, len(first.left)) == (ORDER.by, ORDER.reason, 1)
     assert second == first
+
+
+def test_a_certificate_stands_although_the_user_of_a_later_takedown_was_erased(world: World) -> None:
+    world.video("v1")
+    first = down(world)
+    world.video("v2")
+    users.put(world.workspace.engine, "bob", "free", by="front")
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(videos).where(videos.c.id == "v2").values(user_id="bob"))
+    down(world, "v2")
+    erase(world.workspace, "bob", by="front", run_id="erase-1", settings=Settings(), wait_seconds=0.0)
+    assert certificate(world.workspace.engine, "v1") == first
 
 
 def test_a_video_taken_down_cannot_be_restored(world: World) -> None:
