@@ -216,11 +216,11 @@ class Scene:
         return Path(self.world.address.folder) / "scratch"
 
     def is_kept(self) -> bool:
-        """Whether what the service stored last is at its key, or the video lives on a swap of these very bytes."""
+        """Check that the last upload is at its key, or that the video uses a compressed copy of its bytes."""
         return self.stored() == self.last or (self.last == self.original and self.is_live())
 
     def is_live(self) -> bool:
-        """Whether the video is live on what is stored, as recorded: at the key, or at ours if the bytes are as ever."""
+        """Check that the video is live as recorded; at another key only if the bytes are the original."""
         with reading(self.world.workspace.engine) as session:
             row = session.execute(
                 sa.select(blobs.c.key, *(blobs.c[name] for name in Recorded._fields))

@@ -16,7 +16,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -32,6 +32,7 @@ from reelkeeper.adapters.providers.inputs import (
     with_parameters,
 )
 from reelkeeper.adapters.providers.transport import (
+    CLOCKS_DIFFER,
     Answer,
     OverHttp,
     Transport,
@@ -50,7 +51,6 @@ _MODEL: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
 _JOB: Final = re.compile(r"([\w-][\w.-]*/){2,3}requests/[\w-]+")
 _SPACES: Final = {"workflows", "comfy"}  # namespaces that precede owner and alias
 _PAGES: Final = 100
-_CLOCKS_DIFFER: Final = timedelta(minutes=5)
 _STATUSES: Final = {"IN_QUEUE": Status.QUEUED, "IN_PROGRESS": Status.RUNNING, "COMPLETED": Status.SUCCEEDED}
 _INPUT_REFUSED: Final = {400, 413, 422}
 _RESULT_SECONDS: Final = 30 * 86_400  # that fal keeps results, by which a person may have a video fetched again
@@ -123,7 +123,7 @@ class FalProvider(OverHttp):
         key = str(order.provider_key)
         if not _is_marked(order):
             raise GenerationUnknown("the provider's list is searched by our seed, and this job was sent without one")
-        since = order.started_at - _CLOCKS_DIFFER if order.started_at else None
+        since = order.started_at - CLOCKS_DIFFER if order.started_at else None
         for listed in self._requests(order.model, since):
             sent = listed.get("json_input")
             # guard provider.fal_mark: a job in doubt adopts another job's request, and its user gets that video

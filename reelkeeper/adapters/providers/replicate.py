@@ -12,7 +12,7 @@ Its outputs are deleted one hour after the prediction ends.
 import math
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -27,6 +27,7 @@ from reelkeeper.adapters.providers.inputs import (
     with_parameters,
 )
 from reelkeeper.adapters.providers.transport import (
+    CLOCKS_DIFFER,
     OverHttp,
     Transport,
     decimal,
@@ -43,7 +44,6 @@ _MODEL: Final = re.compile(r"(deployments/)?([\w-][\w.-]*)/([\w-][\w.-]*)")
 _VERSION: Final = re.compile(r"(?:[\w-][\w.-]*/[\w-][\w.-]*:)?([0-9a-f]{64})")
 _PAGES: Final = 100  # of a hundred predictions each, at most: an hour of ten thousand
 _LONGEST_MINUTES: Final = 1_440  # of Cancel-After: a longer one may be refused, and then we cancel at our deadline
-_CLOCKS_DIFFER: Final = timedelta(minutes=5)
 _STATUSES: Final = {
     "starting": Status.QUEUED,
     "processing": Status.RUNNING,
@@ -195,6 +195,6 @@ def _standing(body: object) -> Standing:
 def _is_before(prediction: dict[str, Any], since: datetime) -> bool:
     try:
         created = datetime.fromisoformat(str(prediction.get("created_at")))
-        return created < since - _CLOCKS_DIFFER
+        return created < since - CLOCKS_DIFFER
     except (ValueError, TypeError):
         return False

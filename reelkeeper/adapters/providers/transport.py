@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -38,6 +39,7 @@ from reelkeeper.model.jobs import VendorErasure
 from reelkeeper.model.money import MICRO
 
 GONE: Final = {404, 410}
+CLOCKS_DIFFER: Final = timedelta(minutes=5)  # at most, of the store and a provider
 _NO_CALL: Final = {405, 501}
 _TOO_EARLY: Final = 425  # sent before a request is processed
 _REFUSED: Final = {400, 403, 422}  # which say it in words

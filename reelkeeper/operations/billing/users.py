@@ -75,7 +75,7 @@ def rename(engine: Engine, before: str, after: str, *, by: str, apply: bool) -> 
 
 
 def _move_cache_keys(session: Session, before: str, after: str) -> None:
-    """Give the user's private requests the keys that they have under the new id, by which they are asked for again."""
+    """Move the cache keys of the user's private requests to the new id."""
     keys = {}
     for key, request in rename_rows.requests(session, after):
         with suppress(ValidationError):  # of an earlier version

@@ -199,10 +199,9 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
         seconds = None if job.provider_key else breaker.wait_seconds(session, provider, job.id)
         if seconds is not None:
             raise ProviderBusy(f"provider {provider!r} is failing, and gets no new jobs for now", seconds)
-        if job.provider_key is None:
-            lanes.require_room(session, provider, key)
         begun: dict[str, Any] = {}
         if job.provider_key is None:
+            lanes.require_room(session, provider, key)
             # guard claims.sent_at: a job that waited a day for its vendor is bought, and cancelled there at once
             begun["started_at"] = now(session)
         _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider, **begun), job)

@@ -23,25 +23,16 @@ def price_of(
     provider: str | None = None,
     *,
     tag: str | None = None,
+    is_made: bool = False,
 ) -> Quote:
     """Price a request for a user of this tier, and compute its cost to us at `provider`.
 
     Unset, it is the first provider of its model. The price covers the tier's retention for a video of the expected
-    size; its key is not known yet. Raises ModelRefused.
+    size; its key is not known yet. `is_made`: the clip exists, and may be shorter than any that is sold. Raises
+    ModelRefused for a clip that is not made yet, and is not sold.
     """
-    policies.book.require_sold(request)
-    return price_sold(request, tier, policies, provider, tag=tag)
-
-
-def price_sold(
-    request: GenerationRequest,
-    tier: str | None,
-    policies: Policies,
-    provider: str | None = None,
-    *,
-    tag: str | None = None,
-) -> Quote:
-    """Price a clip like `price_of`, also one that nobody can ask for, such as one that came shorter than ordered."""
+    if not is_made:
+        policies.book.require_sold(request)
     size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
     expected = Expected(tier, request.model, tag, size_bytes)
     known = policies.lifecycle.tiers_for(expected, policies.tiers).get(tier)

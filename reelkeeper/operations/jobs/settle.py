@@ -25,7 +25,7 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import charged, routing
-from reelkeeper.operations.jobs.prices import booked_cost, clip_cost, price_sold
+from reelkeeper.operations.jobs.prices import booked_cost, clip_cost, price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
 from reelkeeper.store import Engine, Session
@@ -229,8 +229,9 @@ def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
     if seconds == clip_of(request).seconds:
         return job.price_microusd
     clip = request.model_copy(update={"duration_seconds": float(seconds)})
+    quote = price_of(clip, job.tier, policies, job.lane, tag=job.tag, is_made=True)
     # guard settle.made_clip: a user is charged for seconds that the clip lacks
-    return min(job.price_microusd, price_sold(clip, job.tier, policies, job.lane, tag=job.tag).total_microusd)
+    return min(job.price_microusd, quote.total_microusd)
 
 
 def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: str) -> int:

@@ -62,8 +62,9 @@ def _retire_batch(
         # guard retire.permission: a run retires videos during a freeze, or without its lease
         require_permission(session, lease)
         at = now(session)
+        planned = retirements.planned(session, plan_id, video_ids)
         # guard retire.again: a video is retired whose user has paid for a higher tier since the plan
-        due = _still_due(session, plan_id, video_ids)
+        due = _still_due(session, plan_id, planned)
         with quotas.counted(session, video_ids):
             # The policies in force, not the plan's: a run's exception must not break what users were promised.
             promised = in_force(session).policies.tiers.notice_days()
@@ -79,7 +80,6 @@ def _retire_batch(
             raise IntegrityDoubt(
                 f"{len(gone)} live videos have only {blobs_retired} live blobs; nothing in this batch was changed"
             )
-        planned = retirements.planned(session, plan_id, video_ids)
         broken = retirements.broken(session, video_ids)
         outcomes = [_outcome(row, row.video_id in gone, broken.get(row.video_id)) for row in planned]
         record_outcomes(session, plan_id, outcomes)
@@ -94,22 +94,22 @@ def _retire_batch(
         return outcomes
 
 
-def _still_due(session: Session, plan_id: str, video_ids: Sequence[str]) -> list[str]:
+def _still_due(session: Session, plan_id: str, planned: Sequence[Planned]) -> list[str]:
     """Judge the videos again, by the plan's own policies as of its time; return those that its rule still retires.
 
     A user's tier, a video's age and tag, and views of earlier days may have been recorded since.
     """
+    rules = {row.video_id: row.rule for row in planned}
     under = plan_progress.undertaking(session, plan_id)
     if "policy" not in under.terms:
-        return list(video_ids)
+        return list(rules)
     policy, tiers = terms_of(under.terms)
-    planned = retirements.rules(session, plan_id, video_ids)
-    videos = live_videos(session, under.as_of, only=video_ids, classified=bool(policy.segments))
+    videos = live_videos(session, under.as_of, only=list(rules), classified=bool(policy.segments))
     judged = lifecycle.verdicts(videos, policy, tiers, under.as_of, recipe_fingerprint="")
     return [
         verdict.video.id
         for verdict in judged
-        if verdict.action is Action.RETIRE and verdict.rule == planned.get(verdict.video.id)
+        if verdict.action is Action.RETIRE and verdict.rule == rules[verdict.video.id]
     ]
 
 

@@ -186,13 +186,12 @@ def _tamed(finding: Finding) -> Finding:
     )
 
 
-def _is_quiet(quiet: Collection[Quiet], rule: str, scope: str) -> bool:
+def _is_quiet(quiet: Collection[Quiet | Lifted], rule: str, scope: str) -> bool:
     return any(quiet_alert.rule == rule and quiet_alert.scope in (None, scope) for quiet_alert in quiet)
 
 
 def _was_quiet(lifted: Collection[Lifted], finding: Finding, since: datetime) -> bool:
-    over = [snooze for snooze in lifted if snooze.at > since]
-    return _is_quiet([Quiet(snooze.rule, snooze.scope) for snooze in over], finding.rule, finding.scope)
+    return _is_quiet([snooze for snooze in lifted if snooze.at > since], finding.rule, finding.scope)
 
 
 def _is_past(period: str, as_of: datetime) -> bool:

@@ -17,11 +17,12 @@ from reelkeeper.store.videos.conditions import DELETED, DELETED_COUNTED, retired
 
 
 class Planned(NamedTuple):
-    """A plan's item for a video, and its reason."""
+    """A plan's item for a video, its rule and its reason."""
 
     video_id: str
     blob_id: int
     user_id: str
+    rule: str
     reason: str
     size_bytes: int
 
@@ -37,15 +38,6 @@ def planned(
         .where(sa.or_(verdicts.c.outcome.is_(None), verdicts.c.outcome.in_(("skipped", "failed"))))
     )
     return [Planned._make(row) for row in rows]
-
-
-def rules(session: Session, plan_id: str, video_ids: Sequence[str]) -> dict[str, str]:
-    """Return the rule by which a plan retires each of these videos."""
-    of_these = verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action == Action.RETIRE
-    return {
-        row.video_id: row.rule
-        for row in session.execute(sa.select(verdicts.c.video_id, verdicts.c.rule).where(*of_these))
-    }
 
 
 def retire_videos(
