@@ -353,9 +353,9 @@ def _finish(run: _Run, by: str, files: Sequence[ServiceFile]) -> Erasure:
     with reading(engine) as session:
         # guard erase.former: what names the user by an id from before `users rename` stays
         names = {erasing.user_id, *former_ids.of_user(session, erasing.user_id)}
-        own = names | erasures.all_videos(session, erasing.user_id)
-    ids = Identifiers(frozenset(own | {key_name(name) for name in own}), erasing.pseudonym)
-    theirs = Identifiers(frozenset(names | {key_name(name) for name in names}), erasing.pseudonym)
+        own = erasures.all_videos(session, erasing.user_id)
+    user, of_videos = (frozenset(found | {key_name(name) for name in found}) for found in (names, own))
+    ids = Identifiers(user, of_videos, erasing.pseudonym)
     events, last = 0, 0
     while found := _read_events(run, ids, last):
         places, last = found
@@ -374,7 +374,7 @@ def _finish(run: _Run, by: str, files: Sequence[ServiceFile]) -> Erasure:
         vendor_erasures.ask_for_user(session, erasing.user_id)
         for start in range(0, len(files), _BATCH):  # the next listing notes those that stay again, as nobody's
             noted.forget(session, [file.key for file in files[start : start + _BATCH]])
-        rows = erase_rows.erase(session, erasing, ids.cleaned, theirs.forms)
+        rows = erase_rows.erase(session, erasing, ids.cleaned, ids.of_user.forms, ids.are_in_anothers)
         detail = {"by": by, "since": erasing.since.isoformat(), "events": events, **rows}
         detail |= {"versions": versions} if versions else {}
         detail |= {"files_left": len(files)} if files else {}
@@ -392,4 +392,10 @@ def _events(session: Session, run: _Run, ids: Identifiers, last: int) -> tuple[l
     some = erasures.personal_events(session, run.erasing.user_id, last, _BATCH)
     if not some:
         return None
-    return [place for place, detail, is_theirs in some if is_theirs or ids.are_in(detail)], some[-1][0]
+    found = [
+        event.place
+        for event in some
+        # guard erase.anothers: another user's certificate is emptied for a folder called like the erased user's video
+        if event.is_theirs or (ids.are_in_anothers if event.is_anothers else ids.are_in)(event.detail)
+    ]
+    return found, some[-1].place

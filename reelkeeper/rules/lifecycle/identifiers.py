@@ -25,17 +25,34 @@ _REASONS: Final = frozenset(
     {"reason", "retire_reason", "refused_reason", "outcome_reason", "refusal", "error", "frozen_reason"}
     | {"approval_reason", "disabled_reason", "last_error", "note"}
 )
+_POLICIES: Final = frozenset({"document", "changes"})  # fields with policies, or a part of them
 _LEAST: Final = 3  # characters of an id that counts without context
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_.~/-]")  # RFC 3986, 2.3
 _BACK: Final = 12  # characters before an id that are checked
+_SCOPE: Final = "user:"
 
 
 @dataclass(frozen=True)
 class Identifiers:
-    """The ids of a user and of the user's videos, in each form that a text may have, and the pseudonym for all."""
+    """The ids of a user and of the user's videos, in each form that a text may have, and the pseudonym for all.
 
-    ids: frozenset[str]
+    Those in `only_whole` count only as the whole value of a field of ids.
+    """
+
+    user: frozenset[str]
+    videos: frozenset[str]
     pseudonym: str
+    only_whole: frozenset[str] = frozenset()
+
+    @cached_property
+    def ids(self) -> frozenset[str]:
+        """List all that count in texts."""
+        return self.user | self.videos
+
+    @cached_property
+    def of_user(self) -> "Identifiers":
+        """Return those to look for in the records of other users, where a video's id may be a word of their own."""
+        return Identifiers(self.user, frozenset(), self.pseudonym, only_whole=self.videos)
 
     @cached_property
     def forms(self) -> frozenset[str]:
@@ -63,37 +80,36 @@ class Identifiers:
     def cleaned(self, value: Any, field: str = "") -> Any:  # noqa: ANN401  what JSON holds
         """Replace the ids in a JSON value; a value without any is returned equal.
 
-        Of a `document` of policies, only in scopes such as `user:ann`: its other texts name models, tags and sources.
+        Of policies, only in scopes such as `user:ann`: their other texts name models, tags and sources.
         """
-        # guard ids.policies: erasing a user called `fast` takes `fal-ai/veo3.1/fast` out of the catalogue in force
-        if field == "document":
-            return self._rescoped(value)
         if isinstance(value, Mapping):
-            return {self._text(name, ""): self.cleaned(item, name) for name, item in value.items()}
+            # guard ids.policies: erasing a user called `fast` takes `fal-ai/veo3.1/fast` out of the catalogue in force
+            around = field if field in _POLICIES else ""
+            return {self._text(name, around): self.cleaned(item, around or name) for name, item in value.items()}
         if isinstance(value, list):
             return [self.cleaned(item, field) for item in value]
         return self._text(value, field) if isinstance(value, str) else value
-
-    def _rescoped(self, value: Any) -> Any:  # noqa: ANN401  the same
-        if isinstance(value, Mapping):
-            return {name: self._rescoped(item) for name, item in value.items()}
-        if isinstance(value, list):
-            return [self._rescoped(item) for item in value]
-        is_scope = isinstance(value, str) and value.startswith("user:") and value.removeprefix("user:") in self.ids
-        return f"user:{self.pseudonym}" if is_scope else value
 
     def are_in(self, value: Any) -> bool:  # noqa: ANN401  the same
         """Return whether a JSON value contains one of the ids."""
         return bool(self.cleaned(value) != value)
 
+    def are_in_anothers(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a record of another user contains one. The key of an object names only whose it is."""
+        return self.of_user.are_in({name: item for name, item in record.items() if name != "key"})
+
     def _text(self, text: str, field: str) -> str:
-        if field in _FIELDS | _REASONS and text in self.forms:
+        if (field in _FIELDS | _REASONS and text in self.forms) or (field in _FIELDS and text in self.only_whole):
             return self.pseudonym
+        # guard ids.models: erasing a user called `google` empties what is recorded of `google/veo-3.1`
+        if field == "model":
+            return text
         is_sentence = field in _REASONS or any(character.isspace() for character in text)
         spans = list(self._spans(text))
         parts, end = list[str](), 0
         for start, stop in sorted(spans, key=lambda span: (span[0], -span[1])):
-            if start >= end and _counts(text, start, stop, is_sentence=is_sentence):
+            counts = text.endswith(_SCOPE, 0, start) if field in _POLICIES else _counts(text, start, stop, is_sentence)
+            if start >= end and counts:
                 parts += text[end:start], self.pseudonym
                 end = stop
         return "".join(parts) + text[end:] if parts else text
@@ -122,7 +138,7 @@ def _is_joined(text: str, start: int, stop: int) -> bool:
     )
 
 
-def _counts(text: str, start: int, stop: int, *, is_sentence: bool) -> bool:
+def _counts(text: str, start: int, stop: int, is_sentence: bool) -> bool:
     """Check whether an id at this place is meant as one."""
     if _BEFORE.search(text[max(0, start - _BACK) : start]) or text[stop : stop + 1] == "/":
         return True

@@ -5,7 +5,7 @@ deleted.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -51,6 +51,7 @@ from reelkeeper.store.tables import (
 )
 
 Clean = Callable[[Any], Any]  # a JSON value -> the same without the ids
+InAnothers = Callable[[Mapping[str, Any]], bool]  # a record of another user -> whether it names the user
 _REQUEST: Final = ("width", "height", "duration_seconds", "fps")  # of a job's request: its cost depends on them
 _NO_BLOB: Final[dict[str, Any]] = {
     "key": sa.literal("erased/") + sa.cast(blobs.c.id, sa.String),
@@ -59,17 +60,20 @@ _NO_BLOB: Final[dict[str, Any]] = {
 _BATCH: Final = 500
 
 
-def erase(session: Session, erasing: Erasing, clean: Clean, forms: Collection[str]) -> dict[str, int]:
+def erase(
+    session: Session, erasing: Erasing, clean: Clean, forms: Collection[str], is_in_anothers: InAnothers
+) -> dict[str, int]:
     """Erase all rows of a user, and their ids from the rows of others; return how many rows of each table were deleted.
 
     `clean` replaces the ids in a JSON value; `forms` lists the user's, in each form that a text may have.
+    `is_in_anothers` tells of a message about another user whether it names the user; only then it is not sent.
     """
     user_id, pseudonym = erasing.user_id, erasing.pseudonym
     session.execute(
         sa.insert(users).values(id=pseudonym, pseudonym=pseudonym, erasing_at=erasing.since, tier=None, created_at=None)
     )
     for name, columns in searched().items():
-        _clean_texts(session, clean, name, columns)
+        _clean_texts(session, clean, name, columns, is_in_anothers=is_in_anothers)
     for name, notes in NOTES.items():
         # guard erase.notes: the reason of another user's hold, refund or refusal still names the erased user
         _clean_texts(session, clean, name, notes, forms)
@@ -194,7 +198,13 @@ def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
 
 
 def _clean_texts(
-    session: Session, clean: Clean, name: str, columns: Sequence[str], only_with: Collection[str] | None = None
+    session: Session,
+    clean: Clean,
+    name: str,
+    columns: Sequence[str],
+    only_with: Collection[str] | None = None,
+    *,
+    is_in_anothers: InAnothers | None = None,
 ) -> None:
     """Replace the ids wherever a text contains them. A webhook event that contains one is not sent.
 
@@ -211,6 +221,10 @@ def _clean_texts(
                 continue
             this = sa.and_(*(column == getattr(row, column.name) for column in key))
             if table is outbox and row.endpoint_id is not None:
+                data = before["payload"]["data"]
+                # guard erase.anothers_event: a service never hears of another user's job whose model has a common name
+                if is_in_anothers and data.get("user_id") and not is_in_anothers(data):
+                    continue
                 after = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None, "url": None}
                 after["payload"] = {**before["payload"], "data": {}}
             session.execute(sa.update(table).where(this).values(after))

@@ -197,11 +197,21 @@ def own_images(session: Session, user_id: str) -> list[str]:
     return list(session.execute(own.where(_IMAGE.not_in(others)).order_by(_IMAGE)).scalars())
 
 
-def personal_events(session: Session, user_id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any], bool]]:
-    """Read the next audit events after number `after` with a personal part: number, detail, whether it is theirs.
+class Personal(NamedTuple):
+    """The detail of an audit event with a personal part, and whether it is the user's, or another's.
 
-    An event is theirs if it names the user, one of their videos, or the bytes of one.
+    It is the user's if it names the user, one of their videos, or the bytes of one; another's if it names another user
+    or a video of one.
     """
+
+    place: int
+    detail: dict[str, Any]
+    is_theirs: bool
+    is_anothers: bool
+
+
+def personal_events(session: Session, user_id: str, after: int, limit: int) -> list[Personal]:
+    """Read the next audit events after number `after` with a personal part."""
     own_videos = sa.select(videos.c.id).where(videos.c.user_id == user_id)
     bytes_ = sa.select(blobs.c.id).where(blobs.c.video_id.in_(own_videos))
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
@@ -213,9 +223,13 @@ def personal_events(session: Session, user_id: str, after: int, limit: int) -> l
         audit_events.c.blob_id.in_(bytes_),
         audit_events.c.blob_id.in_(put),
     )
+    of_video = sa.exists().where(videos.c.id == audit_events.c.video_id, videos.c.user_id != user_id)
     wanted = sa.select(
-        audit_events.c.id, audit_events.c.detail, sa.func.coalesce(is_theirs, sa.false()).label("is_theirs")
+        audit_events.c.id,
+        audit_events.c.detail,
+        sa.func.coalesce(is_theirs, sa.false()),
+        sa.or_(audit_events.c.user_id.is_not(None), of_video),
     )
     is_next = sa.and_(audit_events.c.id > after, audit_events.c.salt.is_not(None))
     rows = session.execute(wanted.where(is_next).order_by(audit_events.c.id).limit(limit))
-    return [(row.id, row.detail, bool(row.is_theirs)) for row in rows]
+    return [Personal(place, detail, bool(theirs), bool(anothers)) for place, detail, theirs, anothers in rows]

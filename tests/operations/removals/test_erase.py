@@ -1,6 +1,7 @@
 """A user is erased: nothing names them any more, the ledger balances and the audit verifies."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from reelkeeper import failpoints
 from reelkeeper.adapters.s3.keys import EPOCHS
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
-from reelkeeper.model.alerts import EventType
+from reelkeeper.model.alerts import EventType, Happened, MessageState
 from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.freeze import freeze, thaw
@@ -23,14 +24,15 @@ from reelkeeper.operations.jobs import claim, settle
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.operations.removals.erase import Erasure, erase
+from reelkeeper.operations.removals.takedown import TakedownOrder, certificate, take_down
 from reelkeeper.operations.videos import images, receive
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import webhooks
-from reelkeeper.store.core.audit import events, verify
+from reelkeeper.store.core.audit import Event, append, events, verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
-from reelkeeper.store.tables import blobs, holds, jobs, key_owners, leases, policy_versions, transfers, videos
+from reelkeeper.store.tables import blobs, holds, jobs, key_owners, leases, outbox, policy_versions, transfers, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
@@ -317,6 +319,43 @@ def test_of_policies_only_scopes_change_and_no_model_that_has_the_word_of_an_id(
     with reading(engine) as session:
         after = session.execute(sa.select(policy_versions.c.document, policy_versions.c.reason)).all()[-1]
     assert tuple(after) == (document, f"user {pseudonym} pays late")
+
+
+def test_what_is_recorded_of_others_stays_where_only_a_word_is_like_an_id(world: World) -> None:
+    engine = world.workspace.engine
+    for name in ("google", "bob"):
+        users.put(engine, name, "free", by="front")
+    world.video("intro")  # of ann, for two folders of bob's
+    for name, folder in (("clip", "bob/intro"), ("clip-2", "bob/ann/intro")):
+        world.video(name, key=f"{world.address.prefix}{folder}/{name}.mp4")
+    data = {"user_id": "bob", "key": "bob/intro/clip.mp4", "model": "google/veo-3.1", "state": "succeeded"}
+    said = [("bob", data), ("bob", {**data, "error": "as user google's"}), ("bob", {**data, "video_id": "intro"})]
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(videos).where(videos.c.id != "intro").values(user_id="bob"))
+        webhooks.add(session, "https://example.com", [EventType.JOB_ENDED], "whsec_c2VjcmV0")
+        webhooks.put(session, [Happened(EventType.JOB_ENDED, *item) for item in said])
+        changes = {"book.models.google/veo-3.1.usd": ["1", "2"]}
+        append(session, [Event("policy", "front", detail={"version": 2, "changes": changes})])
+        append(session, [Event("vendor_trial", "front", detail={"provider": "google", "model": "google/veo-3.1"})])
+    order = TakedownOrder("counsel", "court order 17", "takedown-1")
+    for name in ("clip", "clip-2"):
+        take_down(world.workspace, name, order, scratch=Path(world.address.folder) / "scratch")
+    for user_id in ("google", "ann"):
+        assert gone(world, user_id=user_id).left == ()
+    for name in ("clip", "clip-2"):
+        found = certificate(engine, name)
+        assert (found.by, [item.key.endswith(f"{name}.mp4") for item in found.objects]) == ("counsel", [True])
+    with reading(engine) as session:
+        (policy,), (trial,) = events(session, event="policy"), events(session, event="vendor_trial")
+        wanted = sa.select(outbox.c.state, outbox.c.payload).where(outbox.c.endpoint_id.is_not(None))
+        sent = session.execute(wanted.order_by(outbox.c.id)).all()[:3]
+        assert verify(session) > 0
+    assert (policy.event.detail["changes"], trial.event.detail["model"]) == (changes, "google/veo-3.1")
+    assert [(row.state, bool(row.payload["data"])) for row in sent] == [
+        (MessageState.WAITING, True),
+        (MessageState.WITHDRAWN, False),
+        (MessageState.WITHDRAWN, False),
+    ]
 
 
 def test_words_that_name_the_user_are_replaced_and_others_are_not(shop: World) -> None:
