@@ -20,6 +20,7 @@ from reelkeeper.store.tables import (
     entries,
     former_ids,
     holds,
+    input_images,
     job_totals,
     jobs,
     key_owners,
@@ -51,7 +52,8 @@ _WITH_USER: Final = (
     verdicts,
     former_ids,
 )
-_SUMMED: Final = (
+_SUMMED: Final[tuple[tuple[sa.Table, sa.Column[Any], tuple[str, ...]], ...]] = (
+    (input_images, input_images.c.user_id, ()),
     (usage_days, usage_days.c.user_id, ("quantity",)),
     (charges, charges.c.user_id, ("consumed_quantity", "list_nanousd", "billed_nanousd")),
     (charge_months, charge_months.c.user_id, ("consumed_quantity", "list_nanousd", "billed_nanousd")),
@@ -186,9 +188,12 @@ def _add_up(
     insert = insert_into(session, table).from_select(
         [each.name for each in table.c], sa.select(*columns).where(column == old)
     )
-    sums = {name: table.c[name] + insert.excluded[name] for name in figures}
     keys = [each.name for each in table.primary_key]
-    session.execute(insert.on_conflict_do_update(index_elements=keys, set_=sums))
+    if sums := {name: table.c[name] + insert.excluded[name] for name in figures}:
+        insert = insert.on_conflict_do_update(index_elements=keys, set_=sums)
+    else:
+        insert = insert.on_conflict_do_nothing(index_elements=keys)
+    session.execute(insert)
     session.execute(sa.delete(table).where(column == old))
 
 

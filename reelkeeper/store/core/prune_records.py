@@ -14,13 +14,14 @@ from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.alerts import AlertState, MessageState
 from reelkeeper.model.jobs import IN_FLIGHT, VendorErasure
 from reelkeeper.model.money import ReservationState
-from reelkeeper.store.core.engine import changed
+from reelkeeper.store.core.engine import changed, insert_into
 from reelkeeper.store.tables import (
     alerts,
     blobs,
     crf_searches,
     daily_views,
     forecasts,
+    input_images,
     job_totals,
     jobs,
     leases,
@@ -205,4 +206,12 @@ def delete(session: Session, kind: Kind, cutoff: datetime, limit: int) -> int:
     """Delete at most `limit` rows of a kind that may be deleted; returns how many."""
     key = sa.tuple_(*kind.table.primary_key.columns)
     some = sa.select(*kind.table.primary_key.columns).where(kind.may_go(cutoff)).limit(limit)
-    return changed(session, sa.delete(kind.table).where(key.in_(some)))
+    gone = sa.delete(kind.table).where(key.in_(some))
+    if kind.table is not jobs:
+        return changed(session, gone)
+    began_with = jobs.c.request["image_sha256"].as_string().label("sha256")
+    rows = session.execute(gone.returning(jobs.c.user_id, began_with)).all()
+    # guard erase.pruned_image: an image outlives its user's erasure once the jobs that began with it are deleted
+    if images := [row._asdict() for row in rows if row.sha256]:
+        session.execute(insert_into(session, input_images).on_conflict_do_nothing(), images)
+    return len(rows)

@@ -29,6 +29,7 @@ from reelkeeper.store.tables import (
     entries,
     former_ids,
     holds,
+    input_images,
     job_totals,
     jobs,
     keeps,
@@ -120,6 +121,7 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
         (reservations, reservations.c.user_id == user_id),
         (storage_accounts, storage_accounts.c.user_id == user_id),
         (videos, videos.c.user_id == user_id),
+        (input_images, input_images.c.user_id == user_id),
         (former_ids, former_ids.c.user_id == user_id),
         (users, users.c.id == user_id),
     ]

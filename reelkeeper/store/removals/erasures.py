@@ -25,9 +25,9 @@ from reelkeeper.store.tables import (
     users,
     videos,
 )
+from reelkeeper.store.videos.user_data import select_images
 
 _Ends = dict[str, list[datetime | None]]
-_IMAGE = jobs.c.request["image_sha256"].as_string()
 
 
 class Erasing(NamedTuple):
@@ -190,11 +190,12 @@ def with_videos(session: Session, keys: Sequence[str]) -> set[str]:
 
 
 def own_images(session: Session, user_id: str) -> list[str]:
-    """List the SHA-256 of the images that jobs of this user, and of nobody else, started from."""
-    others = sa.select(_IMAGE).where(jobs.c.user_id != user_id, _IMAGE.is_not(None))
-    own = sa.select(_IMAGE).distinct().where(jobs.c.user_id == user_id, _IMAGE.is_not(None))
+    """List the SHA-256 of the images that jobs of this user, and of nobody else, start or started from."""
+    own = select_images(lambda column: column == user_id).subquery()
+    others = select_images(lambda column: column != user_id)
     # guard erase.others_image: an image is deleted that another user's job starts from
-    return list(session.execute(own.where(_IMAGE.not_in(others)).order_by(_IMAGE)).scalars())
+    wanted = sa.select(own).where(own.c.sha256.not_in(others))
+    return list(session.execute(wanted.order_by(own.c.sha256)).scalars())
 
 
 class Personal(NamedTuple):

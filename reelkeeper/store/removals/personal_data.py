@@ -28,7 +28,7 @@ def _columns(kept: str, **others: str) -> Mapping[str, Fate]:
 
 _ROWS_GO: Final = """
 former_ids videos doubts daily_views orphans key_owners operations holds notices notice_deliveries keeps cache_entries
-uploads reservations storage_accounts
+input_images uploads reservations storage_accounts
 """
 FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
     {

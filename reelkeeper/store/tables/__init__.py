@@ -66,6 +66,7 @@ notice_deliveries = _TABLES["notice_deliveries"]
 keeps = _TABLES["keeps"]
 
 jobs = _TABLES["jobs"]
+input_images = _TABLES["input_images"]
 vendor_jobs = _TABLES["vendor_jobs"]
 vendor_erasures = _TABLES["vendor_erasures"]
 cache_entries = _TABLES["cache_entries"]

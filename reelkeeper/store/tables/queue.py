@@ -92,6 +92,14 @@ class JobRow(SQLModel, table=True):
     webhook_url: str | None = None  # where its events are sent, too
 
 
+class InputImage(SQLModel, table=True):
+    """An image that deleted jobs of a user began with, by which an erasure and an export still find it."""
+
+    __tablename__ = "input_images"
+    user_id: str = Field(primary_key=True, foreign_key="users.id")
+    sha256: str = Field(primary_key=True, index=True)
+
+
 class VendorJobRow(SQLModel, table=True):
     """A job that a provider has made, or may have: one for each key that a request was sent under."""
 

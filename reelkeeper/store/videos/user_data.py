@@ -1,6 +1,6 @@
 """Read everything that the store has about one user, table by table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,7 @@ from reelkeeper.store.tables import (
     daily_views,
     former_ids,
     holds,
+    input_images,
     jobs,
     keeps,
     key_owners,
@@ -90,6 +91,7 @@ LEFT_OUT: Final = MappingProxyType(
         "crf_searches": "the settings of encodes, and what they cost the service",
         "operations": "unfinished work on a video; what was done is in the history",
         "orphans": "objects without an owner yet",
+        "input_images": "the images that deleted jobs began with; the images themselves are exported",
         "key_owners": "owners that the service named for its keys",
         "cache_entries": "the video that answers a request; both are in the jobs",
     }
@@ -105,10 +107,17 @@ def rows(session: Session, user_id: str) -> Iterator[tuple[str, Iterator[Mapping
 
 
 def images(session: Session, user_id: str) -> list[str]:
-    """List the SHA-256 of the images that jobs of this user started from."""
-    sha256 = jobs.c.request["image_sha256"].as_string()
-    wanted = sa.select(sha256).distinct().where(jobs.c.user_id == user_id, sha256.is_not(None)).order_by(sha256)
-    return list(session.execute(wanted).scalars())
+    """List the SHA-256 of the images that jobs of this user start or started from."""
+    return list(session.execute(select_images(lambda column: column == user_id).order_by("sha256")).scalars())
+
+
+def select_images(is_chosen: Callable[[sa.Column[str]], sa.ColumnElement[bool]]) -> sa.CompoundSelect[Any]:
+    """Build the query for the SHA-256 of the images of users, chosen by their id, that jobs start or started from."""
+    sha256 = jobs.c.request["image_sha256"].as_string().label("sha256")
+    return sa.union(
+        sa.select(sha256).where(is_chosen(jobs.c.user_id), sha256.is_not(None)),
+        sa.select(input_images.c.sha256).where(is_chosen(input_images.c.user_id)),
+    )
 
 
 def service_keys(session: Session, user_id: str) -> list[tuple[str, str | None, bool]]:

@@ -58,6 +58,7 @@ FOREVER = {
         "former_ids",
         "heartbeats",
         "holds",
+        "input_images",
         "keeps",
         "key_owners",
         "orphans",

@@ -16,6 +16,7 @@ from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
 from reelkeeper.model.alerts import EventType, Happened, MessageState
 from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
 from reelkeeper.operations.billing import users
+from reelkeeper.operations.core import prune_records
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET
@@ -26,7 +27,9 @@ from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.operations.removals.erase import Erasure, erase
 from reelkeeper.operations.removals.takedown import TakedownOrder, certificate, take_down
 from reelkeeper.operations.videos import images, receive
+from reelkeeper.operations.videos.export import export
 from reelkeeper.operations.videos.hold import hold, release
+from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core.audit import Event, append, events, verify
@@ -175,6 +178,27 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
         assert session.execute(sa.select(blobs.c.key).where(blobs.c.id == blob_id)).scalar() == f"erased/{blob_id}"
         told = [item.event for item in events(session, user_id="bob", event="credits_grant")]
     assert told == [], "what was said to bob named ann: the record keeps the amount"
+
+
+def test_an_image_goes_with_its_user_also_when_the_jobs_that_began_with_it_are_deleted(world: World) -> None:
+    engine, pictures = world.workspace.engine, [images.keep(world.workspace, PNG + end).sha256 for end in (b"1", b"2")]
+    for user_id in ("ann", "bob", "gina"):
+        users.put(engine, user_id, "free", by="front")
+        users.give(engine, user_id, DOLLAR, "first", by="front")
+        for number in (1, 2):
+            chosen = pictures[0] if number == 1 or user_id == "ann" else pictures[1]
+            job_id = ask(world, f"a cat of {user_id}'s, {number}", user_id=user_id, image_sha256=chosen)
+            settle.cancel(engine, job_id, run_id="test")
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(jobs).values(finished_at=LONG_AGO))
+    with LeaseManager(engine) as manager:
+        (lease,) = manager.take(["test"])
+        assert prune_records.forget(engine, RecordRetentionPolicy(), lease=lease)["jobs"] == 6
+    users.rename(engine, "gina", "bob", by="front", apply=True)
+    assert export(world.workspace, "ann", Path(world.address.folder) / "ann.zip").images == 1
+    kept = [world.workspace.bucket.image_key(sha256) for sha256 in sorted(pictures)]
+    assert (gone(world).left, stored(world)) == ((), kept)
+    assert (gone(world, user_id="bob").left, stored(world)) == ((), [])
 
 
 def test_a_user_being_erased_gets_nothing_new(shop: World) -> None:
