@@ -134,7 +134,10 @@ class Admitted(BaseModel):
 
 
 class Cancelled(BaseModel):
-    """The state after a cancellation: a worker stops a job that runs or that a provider has; an ended one stays."""
+    """The state after a cancellation: a worker stops a job that runs or that a provider has; an ended one stays.
+
+    One that another request has joined goes on; that request then pays for the video, and who cancelled pays nothing.
+    """
 
     job_id: str
     state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]

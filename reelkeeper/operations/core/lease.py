@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from types import TracebackType
@@ -25,6 +25,7 @@ from reelkeeper.store.core.leases import Lease
 HEARTBEAT_SECONDS = 15.0
 GIVE_UP_SECONDS = 40.0  # without a renewal; well before the lease ends at 60, so that slow work stops in time
 PATIENCE_SECONDS = 30.0  # for which a run waits for a store that does not answer, before its leases are given up
+_TURN_SECONDS = 1.0  # between two looks whether a lease is free
 _SOON_SECONDS = 2.0  # between two renewals while the store does not answer
 _log = logging.getLogger(__name__)
 
@@ -74,6 +75,18 @@ class LeaseManager:
         with self._lock:
             self._renewed |= dict.fromkeys(taken, began)
         return taken
+
+    @contextmanager
+    def in_turn(self, name: str, look: Callable[[], object]) -> Iterator[Lease]:
+        """Hold the lease `name`; while another has it, `look` each second. A dead run's ends within a minute."""
+        # guard leases.in_turn: two workers store one job's video at the same time
+        while not (taken := self.take([name])):
+            look()
+            time.sleep(_TURN_SECONDS)
+        try:
+            yield taken[0]
+        finally:
+            self.release(taken)
 
     def check(self, lease: Lease) -> None:
         """Raise LeaseLost when another run took over, or when that could have happened unnoticed."""

@@ -39,14 +39,10 @@ def deliver(
     LeaseLost, Frozen, and IntegrityDoubt when the stored bytes differ from those sent; the job then stays running.
     """
     job_id = attempt.job_id
-    with reading(workspace.engine) as session:
-        grace = in_force(session).policies.lifecycle.grace
-    for intent in intents.open_intents(workspace, job_id):
-        intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
+    delivered = settle_left(workspace, job_id, scratch=scratch, lease=lease)
     with reading(workspace.engine) as session:
         job, reservation, reserved = _require(session, job_id, attempt.lease_token)
-        delivered = is_live(session, job_id)
-        created_at = now(session)
+        created_at, grace = now(session), in_force(session).policies.lifecycle.grace
     if not delivered:
         fits = source.stat().st_size <= reserved
         done = upload(
@@ -61,6 +57,16 @@ def deliver(
         if done.action != "uploaded":
             raise IntegrityDoubt(f"the video of job {job_id} was not published: {done.reason}")
     return settle.succeed(workspace.engine, attempt, run_id=run_id)
+
+
+def settle_left(workspace: Workspace, job_id: str, *, scratch: Path, lease: Lease) -> bool:
+    """Settle what a killed worker left open at a job's video; return whether the video is live. As in `deliver`."""
+    with reading(workspace.engine) as session:
+        grace = in_force(session).policies.lifecycle.grace
+    for intent in intents.open_intents(workspace, job_id):
+        intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
+    with reading(workspace.engine) as session:
+        return is_live(session, job_id)
 
 
 def _require(session: Session, job_id: str, lease_token: int) -> tuple[AdmittedJob, str | None, int]:

@@ -44,7 +44,7 @@ from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import breaker, settle
 from reelkeeper.operations.jobs import claim as claiming
-from reelkeeper.operations.jobs.deliver import deliver
+from reelkeeper.operations.jobs.deliver import deliver, settle_left
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.billing.vendor_charges import Ending, ending_of, may_be_charged
 from reelkeeper.rules.jobs.attempts import (
@@ -58,11 +58,11 @@ from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.failures import explained
 from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
+from reelkeeper.store.videos.intents import open_intents
 from reelkeeper.store.videos.videos import is_live
 
 _log = logging.getLogger(__name__)
 _OTHERS_SECONDS: Final = 30.0  # before a job is offered again, to a worker of its provider
-_TURN_SECONDS: Final = 1.0  # between two looks whether another worker still stores its video
 
 
 class End(StrEnum):
@@ -113,6 +113,7 @@ class JobRun:
         self.claim, self.fraction = claim, 0.0
         self.waits_since = claim.started_at  # also once it is sent, when its time at its provider begins
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
+        self.is_stored = False  # its video, by an earlier worker
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider charged for this attempt
         self.is_paid = False  # it charged, and did not say how much
@@ -153,7 +154,8 @@ class JobRun:
             raise LeaseLost(
                 f"job {self.claim.id!r}: another worker has its claim, or it was last renewed {age:.0f} s ago"
             )
-        if self.is_cancelled:
+        # guard claims.stored: a video is given away, and bought again for others, that was stored before a cancellation
+        if self.is_cancelled and not self.is_stored:
             raise GenerationCancelled("cancelled by its user")
         goes_on = self.generator and self.generator.outlives_us
         if self._context.ending.is_set() or (self._context.closing.is_set() and goes_on):
@@ -285,38 +287,31 @@ def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
 
 def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     item = job.claim
-    with reading(context.engine) as session:
-        is_there = is_live(session, item.id)  # an earlier worker delivered it, and died before settling it
+    with reading(context.engine) as session:  # an earlier worker stored it, and died before it could settle that
+        # guard claims.begun: a job is cancelled or dead, and given back, whose video was stored and appears later
+        job.is_stored = is_live(session, item.id) or bool(open_intents(session, item.id))
+    if job.is_stored:
+        with context.manager.in_turn(f"video/{item.id}", job.check) as lease:
+            job.is_stored = settle_left(context.workspace, item.id, scratch=context.scratch, lease=lease)
     # guard claims.attempts: a job that kills its worker is retried for ever, and paid each time
-    if item.attempts > job.attempts.most_attempts and not is_there:
+    if item.attempts > job.attempts.most_attempts and not job.is_stored:
         raise ReelkeeperError(item.error or "its worker stopped responding")  # its request may continue at the provider
     # guard claims.delivered: a job whose video exists is made, and paid, again
-    order = None if is_there else _order(context, job)
+    order = None if job.is_stored else _order(context, job)
     with scratch_dir(context.scratch) as folder:
         made = job.generator.make(order, folder / "made.mp4", job) if order and job.generator else Made(folder)
         job.paid_microusd = made.cost_microusd
         took = None if item.provider_key else time.monotonic() - job.began  # of another worker's, the store knows
         job.check()
-        # guard claims.delivers_alone: two workers store one job's video at the same time
-        while not (taken := context.manager.take([f"video/{item.id}"])):  # a dead worker's lease ends in a minute
-            job.check()
-            time.sleep(_TURN_SECONDS)
-        try:
-            deliver(
-                context.workspace,
-                job.attempt(processing_seconds=took),
-                made.path,
-                scratch=context.scratch,
-                lease=taken[0],
-                run_id=context.run_id,
-            )
-        except NotAVideo as wrong:
-            # guard provider.bought_once: a video whose bytes cannot be read is made, and paid, up to five times
-            if made.url:
-                raise ResultUnreadable(f"what the provider made is not a video: {wrong}: {made.url}") from wrong
-            raise
-        finally:
-            context.manager.release(taken)
+        with context.manager.in_turn(f"video/{item.id}", job.check) as lease:
+            attempt, run_id = job.attempt(processing_seconds=took), context.run_id
+            try:
+                deliver(context.workspace, attempt, made.path, scratch=context.scratch, lease=lease, run_id=run_id)
+            except NotAVideo as wrong:
+                # guard provider.bought_once: a video whose bytes cannot be read is made, and paid, up to five times
+                if made.url:
+                    raise ResultUnreadable(f"what the provider made is not a video: {wrong}: {made.url}") from wrong
+                raise
     if job.here:
         with _of_no_matter(item):
             seconds = _seconds(job, took)

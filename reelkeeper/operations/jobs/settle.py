@@ -9,7 +9,7 @@ Promises made at admission hold under any later policies. Users are not charged 
 is the fence: a lost claim raises LeaseLost, and nothing is changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -67,6 +67,7 @@ class Settled(NamedTuple):
 def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
     """End a job whose video is live: charge it, and give the video to its followers and to the cache.
 
+    If it was cancelled, and went on for its followers, the oldest of them pays the price, and its user nothing.
     The video's id is the job's. Repeated by the same claim, it returns the same and changes nothing. Raises LeaseLost,
     Frozen, and IntegrityDoubt when there is no such video.
     """
@@ -123,10 +124,16 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
             ttl_seconds=at_version(session, ended.policy_version).admission.ttl_seconds,
         )
         _give_bytes_back(session, ended.reservation_id)
-        captured = _charge(session, ended, owed(session, ended, job_id), run_id)
-        joined = _give(session, job_id, run_id=run_id)
-        events.jobs_ended(session, [job_id, *joined])
-        return Settled(job_id, JobState.SUCCEEDED, job_id, captured, len(joined))
+        followers = endings.give(session, job_id)
+        # guard settle.cancelled_leader: who cancelled a job pays for it, since it went on for others who do not
+        payer = followers[0] if followers and ended.cancel_asked_at else ended
+        captured = _charge(session, payer, owed(session, payer, job_id), run_id)
+        if payer is not ended:
+            captured = 0
+            _give_credits_back(session, ended, run_id)
+        _charge_share(session, [job for job in followers if job is not payer], job_id, run_id)
+        events.jobs_ended(session, [job_id, *(job.id for job in followers)])
+        return Settled(job_id, JobState.SUCCEEDED, job_id, captured, len(followers))
 
 
 def fail(
@@ -176,6 +183,7 @@ def cancel(
 ) -> JobState:
     """Cancel a waiting job; ask a running one to stop. Return its state after that; an ended job stays as it is.
 
+    A running one goes on while another request waits for its video, and is then charged to that.
     Raises NotFound, also for a job of another user than `user_id` if that is given, and Frozen.
     """
     with transaction(engine, "job.cancel") as session:
@@ -251,9 +259,8 @@ def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: s
     return price_microusd
 
 
-def _give(session: Session, leader_id: str, *, run_id: str) -> list[str]:
-    """End all followers of `leader_id` with its video, at the charge promised for a hit; return their jobs."""
-    followers = endings.give(session, leader_id)
+def _charge_share(session: Session, followers: Sequence[AdmittedJob], leader_id: str, run_id: str) -> None:
+    """Charge followers that got the video of `leader_id` what was promised for a hit."""
     for job in followers:
         # guard settle.promised_charge: a follower pays another share of the price than was promised
         charge = at_version(session, job.policy_version).admission.hit_charge(owed(session, job, leader_id))
@@ -262,7 +269,6 @@ def _give(session: Session, leader_id: str, *, run_id: str) -> list[str]:
                 ledger.capture(session, job.hold_id, charge, f"job/{job.id}/capture", run_id=run_id)
         else:
             _give_credits_back(session, job, run_id)
-    return [job.id for job in followers]
 
 
 def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:

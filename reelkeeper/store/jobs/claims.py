@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model.jobs import MOST_TIMES, JobState, Served, SizeAndAge, WaitingJob
+from reelkeeper.model.jobs import IN_FLIGHT, MOST_TIMES, JobState, Served, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, checked
 from reelkeeper.store.jobs import vendor_jobs
-from reelkeeper.store.tables import jobs
+from reelkeeper.store.tables import jobs, users
 
 LEASE_SECONDS = 55.0  # so that a dead worker's jobs go on within a minute: the others look each 2 s
 AT_WORK = (JobState.RUNNING, JobState.PARKED)
@@ -40,7 +40,7 @@ class Claim(NamedTuple):
     provider: str | None
     provider_key: str | None
     provider_job_id: str | None
-    cancel_asked_at: datetime | None
+    cancel_asked_at: datetime | None  # None also while another request waits for the video
     started_at: datetime
     error: str | None
     was_parked: bool = False
@@ -282,6 +282,8 @@ def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
     locked = {row.id: row.state for row in session.execute(_FREE, {"ids": list(job_ids)})}
     rows = session.execute(_TAKE, {"ids": list(locked), "worker": worker})
     taken = {row.id: Claim(*row)._replace(was_parked=locked[row.id] == JobState.PARKED) for row in rows}
+    for job_id in _still_wanted(session, [job.id for job in taken.values() if job.cancel_asked_at]):
+        taken[job_id] = taken[job_id]._replace(cancel_asked_at=None)
     return [taken[job_id] for job_id in dict.fromkeys(job_ids) if job_id in taken]
 
 
@@ -304,7 +306,24 @@ def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[st
         ).one_or_none()
         if row:
             renewed[row.id] = row.cancel_asked_at is not None
-    return renewed
+    wanted = _still_wanted(session, [job_id for job_id, is_cancelled in renewed.items() if is_cancelled])
+    return renewed | dict.fromkeys(wanted, False)
+
+
+def _still_wanted(session: Session, cancelled: Sequence[str]) -> list[str]:
+    """Return those of cancelled jobs that continue, as another request waits for the video.
+
+    A job of a user who is being erased does not: its video would be deleted.
+    """
+    if not cancelled:
+        return []
+    leader = jobs.alias()
+    chosen = (
+        sa.select(leader.c.id).join(jobs, jobs.c.leader_id == leader.c.id).join(users, users.c.id == leader.c.user_id)
+    )
+    # guard claims.still_wanted: a running, paid job is cancelled and bought again for whoever waits for it
+    is_waited_for = sa.and_(jobs.c.state.in_(IN_FLIGHT), users.c.erasing_at.is_(None))
+    return list(session.execute(chosen.where(leader.c.id.in_(cancelled), is_waited_for).distinct()).scalars())
 
 
 def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401  columns of jobs

@@ -49,8 +49,9 @@ def ask_to_stop(session: Session, job_id: str, user_id: str | None) -> None:
 
 
 def give(session: Session, leader_id: str) -> list[AdmittedJob]:
-    """End all followers of a job with its video, whose id is the job's."""
-    return _end(session, _follows(leader_id), JobState.SUCCEEDED, video_id=leader_id, progress=1.0)
+    """End all followers of a job with its video, whose id is the job's; return them, the oldest first."""
+    given = _end(session, _follows(leader_id), JobState.SUCCEEDED, video_id=leader_id, progress=1.0)
+    return sorted(given, key=lambda job: (job.created_at, job.id))
 
 
 def following(session: Session, leader_id: str) -> list[AdmittedJob]:

@@ -25,8 +25,9 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.jobs import claims
 from reelkeeper.store.jobs.endings import ESTIMATES
-from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, outbox, usage_days, videos
+from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, outbox, usage_days, users, videos
 from reelkeeper.store.videos.videos import is_live
 from tests.children import FORKED
 from tests.faults.world import LONG_AGO, Address, World
@@ -157,6 +158,53 @@ def test_when_the_leader_ends_without_a_video_the_oldest_follower_takes_over(fun
     assert succeed(funded, Attempt(first.job_id, claim(funded, first.job_id)), run_id="test").followers == 1
     assert balances(funded, "ben") == (DOLLAR - leader.price_microusd, 0)
     assert balances(funded, "cat") == (DOLLAR, 0)
+
+
+def test_a_job_at_work_that_another_waits_for_goes_on_when_it_is_cancelled_and_the_other_pays(
+    funded: sa.Engine,
+) -> None:
+    put_in_force(funded, admission=AdmissionPolicy(hit_charge_percent=10))
+    leader = queue(funded, shared=True)
+    first, second = join(funded, "ben"), join(funded, "cat")
+    token = claim(funded, leader.job_id)
+    assert cancel(funded, leader.job_id, run_id="test", user_id="ann") == JobState.RUNNING
+    with transaction(funded, "test") as session:
+        assert claims.renew(session, [(leader.job_id, token, 0.5)]) == {leader.job_id: False}
+    make(funded, leader.job_id)
+    done = succeed(funded, Attempt(leader.job_id, token), run_id="test")
+    assert (done.charged_microusd, done.followers) == (0, 2)
+    assert {row(funded, each.job_id).video_id for each in (first, second)} == {leader.job_id}
+    price = leader.price_microusd
+    assert [balances(funded, user)[0] for user in ("ann", "ben", "cat")] == [
+        DOLLAR,
+        DOLLAR - price,
+        DOLLAR - price // 10,
+    ]
+
+
+def test_a_cancelled_job_ends_once_nobody_waits_for_it_and_at_once_if_its_user_is_being_erased(
+    funded: sa.Engine,
+) -> None:
+    leader = queue(funded, shared=True)
+    joined, token = join(funded, "ben"), claim(funded, leader.job_id)
+    cancel(funded, leader.job_id, run_id="test", user_id="ann")
+
+    def is_to_stop() -> bool:
+        with transaction(funded, "test") as session:
+            return claims.renew(session, [(leader.job_id, token, 0.5)])[leader.job_id]
+
+    assert not is_to_stop()
+    with transaction(funded, "test") as session:
+        session.execute(sa.update(users).where(users.c.id == "ann").values(erasing_at=LONG_AGO))
+    assert is_to_stop()
+    with transaction(funded, "test") as session:
+        session.execute(sa.update(users).where(users.c.id == "ann").values(erasing_at=None))
+        session.execute(sa.update(jobs).where(jobs.c.id == leader.job_id).values(lease_until=LONG_AGO))
+        (again,) = claims.take(session, [leader.job_id], "another")
+    assert (again.cancel_asked_at, token) == (None, again.lease_token - 1)
+    cancel(funded, joined.job_id, run_id="test", user_id="ben")
+    token = again.lease_token
+    assert is_to_stop()
 
 
 def test_a_follower_without_room_for_the_bytes_ends_and_the_next_takes_over(funded: sa.Engine) -> None:

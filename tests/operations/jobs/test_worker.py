@@ -31,6 +31,7 @@ from reelkeeper.store.videos.holds import HoldTerms
 from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.faults.world import World
+from tests.operations.conftest import AtFailpoint
 from tests.operations.queue import assert_pause, enqueue, find, make_due, row
 from tests.operations.shop import SMALL, ask, budget_spent, http, in_a_while, run, spent
 from tests.policies import put_in_force
@@ -233,6 +234,49 @@ def test_a_job_whose_video_exists_succeeds_although_all_its_workers_died(shop: W
         session.execute(sa.update(jobs).values(died))
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     assert provider.submitted == []
+
+
+def test_a_job_that_is_cancelled_when_its_video_is_stored_succeeds_and_is_charged(
+    shop: World, provider: ProviderDouble, at_failpoint: AtFailpoint
+) -> None:
+    """Its worker died before it could say so, or before it could even publish what it had stored."""
+    text, other = ask(shop, "a cat", "a dog")
+    shop.video(text)
+
+    def killed() -> None:
+        raise LeaseLost("killed")
+
+    at_failpoint("upload.put.after", killed)
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).where(jobs.c.id == text).values(due_at=Clock(60)))
+    assert run(shop, http(provider)) == {End.LOST: 1}
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(state=JobState.RUNNING, lease_until=Clock(-1)))
+    for job_id in (text, other):
+        assert cancel(shop.workspace.engine, job_id, run_id="ann") == JobState.RUNNING
+    provider.is_down = True
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
+    assert [find(shop.workspace.engine, job_id).video_id for job_id in (text, other)] == [text, other]
+    assert spent(shop) == 2 * find(shop.workspace.engine, text).price_microusd
+
+
+def test_a_job_whose_stored_video_is_damaged_is_fetched_again(
+    shop: World, provider: ProviderDouble, at_failpoint: AtFailpoint
+) -> None:
+    (text,) = ask(shop, "a cat")
+
+    def killed() -> None:
+        (stored,) = [item.key for page in shop.workspace.bucket.pages() for item in page]
+        shop.double.client.delete_object(Bucket=shop.workspace.bucket.name, Key=stored)
+        raise LeaseLost("killed")
+
+    at_failpoint("upload.put.after", killed)
+    assert run(shop, http(provider)) == {End.LOST: 1}
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(lease_until=Clock(-1)))
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert len(provider.submitted) == 1
+    assert spent(shop) == find(shop.workspace.engine, text).price_microusd
 
 
 def test_a_paid_clip_that_the_bucket_does_not_take_waits_for_it_and_is_not_bought_again(
