@@ -97,6 +97,7 @@ class WorkerContext:
     run_id: str
     closing: threading.Event = field(default_factory=threading.Event)
     ending: threading.Event = field(default_factory=threading.Event)
+    unstored: threading.Event = field(default_factory=threading.Event)  # the bucket did not take what was made
     woken: threading.Event = field(default_factory=threading.Event)  # a job has ended, here or at its provider
     unfit: list[ReelkeeperError] = field(default_factory=list)
 
@@ -217,6 +218,8 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
         return _give_up(context, job, error, end=End.CANCELLED)
     if isinstance(error, GenerationRefused | GenerationLost):
         return _give_up(context, job, error, end=End.REFUSED)
+    if isinstance(error, StorageError):
+        context.unstored.set()
     # guard claims.unstored: a clip that is paid dies within minutes while the bucket takes none, and is bought again
     is_unstored = isinstance(error, StorageError) and job.claim.provider_job_id is not None
     if isinstance(error, GenerationUnknown) or is_unstored:

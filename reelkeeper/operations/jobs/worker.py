@@ -17,6 +17,7 @@ from pathlib import Path
 
 from reelkeeper.adapters.providers.contract import Generator, Generators
 from reelkeeper.disk import make_folder
+from reelkeeper.errors import KeyTaken, StorageError
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
 from reelkeeper.operations.core.machine import require_fit
 from reelkeeper.operations.core.overrides import followed
@@ -28,9 +29,12 @@ from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import DBAPIError, SQLAlchemyError
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.jobs import claims, slots
 
+_UNSTORED = "jobs/bucket"  # the row of `controls` that says whether the bucket took objects when last asked
+_TRY_SECONDS = 15.0
 LOOK_SECONDS = 2.0  # between two polls for jobs while a slot is free
 _log = logging.getLogger(__name__)
 
@@ -69,6 +73,9 @@ def work(
     with LeaseManager(workspace.engine) as manager:
         several = generators if isinstance(generators, Generators) else Generators.alone(generators)
         context = WorkerContext(workspace, several, manager, scratch, run_id)
+        with reading(workspace.engine) as session:
+            if (controls.remembered(session, [_UNSTORED]).get(_UNSTORED) or {}).get("is_away"):
+                context.unstored.set()
         worker = _Worker(context, shift, limit)
         with _beating(context, worker.at_work, heartbeat_seconds):
             worker.run()
@@ -84,6 +91,7 @@ class _Worker:
         self._name = new_holder()
         self._warm: list[str | None] = [None] * shift.slots  # the models of the free slots
         self._busy: dict[Future[End], JobRun] = {}
+        self._next_try = 0.0  # when the bucket is asked again, which did not take a video
         self._silent_since: float | None = None  # since when the store does not answer
 
     def at_work(self) -> list[JobRun]:
@@ -116,6 +124,9 @@ class _Worker:
         try:
             # guard machines.claims: a machine that cannot work claims jobs, and holds them up
             require_fit(self._context.engine, self._context.scratch)
+            # guard claims.no_bucket: clips are bought while the bucket takes none, and their vendors' URLs expire
+            if self._context.unstored.is_set() and not self._bucket_takes():
+                return 0
             claimed = claiming.claim(
                 self._context.engine,
                 self._name,
@@ -146,6 +157,24 @@ class _Worker:
             self._busy[future] = job
             future.add_done_callback(lambda _: self._context.woken.set())
         return len(claimed)
+
+    def _bucket_takes(self) -> bool:
+        """Ask the bucket, at most every 15 s, whether it takes objects again; record the answer for other workers."""
+        if time.monotonic() < self._next_try:
+            return False
+        self._next_try = time.monotonic() + _TRY_SECONDS
+        bucket = self._context.workspace.bucket
+        try:
+            with suppress(KeyTaken):  # it is left there
+                bucket.put_bytes_once(bucket.probe_key, b"reelkeeper", "text/plain")
+        except StorageError as error:
+            _log.warning("no job is begun while the bucket takes no objects: %s", error)
+        else:
+            self._context.unstored.clear()
+        is_away = self._context.unstored.is_set()
+        with transaction(self._context.engine, "worker.bucket") as session:
+            controls.write(session, _UNSTORED, {"is_away": is_away})
+        return not is_away
 
     def _look(self) -> tuple[Counter[str | None], Policies]:
         return _count_running(self._context), followed(self._context.engine, attempts=self._shift.attempts)

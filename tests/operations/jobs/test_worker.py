@@ -283,14 +283,26 @@ def test_a_paid_clip_that_the_bucket_does_not_take_waits_for_it_and_is_not_bough
     shop: World, provider: ProviderDouble
 ) -> None:
     (text,) = ask(shop, "a cat")
-    shop.double.faults.fail("PutObject", 403, times=99)  # a token that may only read
     for _ in range(AttemptPolicy().most_attempts + 1):
+        shop.double.faults.fail("PutObject", 403, times=1)  # of the video; then it takes others
         assert run(shop, http(provider)) == {End.PARKED: 1}
+        shop.double.faults.clear()
         make_due(shop.workspace.engine)
-    shop.double.faults.clear()
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     assert len(provider.submitted) == 1
     assert spent(shop) == find(shop.workspace.engine, text).price_microusd
+
+
+def test_nothing_is_bought_while_the_bucket_takes_no_videos(shop: World, provider: ProviderDouble) -> None:
+    first, second, third = ask(shop, "a cat", "a dog", "a fox")
+    shop.double.faults.fail("PutObject", 403, times=99)
+    assert run(shop, http(provider), slots=1) == {End.PARKED: 1}
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider), slots=1) == {}, "another worker knows it from the store"
+    assert len(provider.submitted) == 1
+    shop.double.faults.clear()
+    assert run(shop, http(provider), slots=1) == {End.SUCCEEDED: 3}
+    assert [find(shop.workspace.engine, job_id).video_id for job_id in (first, second, third)] == [first, second, third]
 
 
 def test_a_held_user_gets_the_videos_that_are_asked_for(shop: World, provider: ProviderDouble) -> None:
