@@ -390,12 +390,10 @@ def _read_events(run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int
 def _events(session: Session, run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int] | None:
     """Read the next events after number `last`; return those that are the user's or name them, and the last number."""
     some = erasures.personal_events(session, run.erasing.user_id, last, _BATCH)
-    if not some:
-        return None
     found = [
         event.place
         for event in some
         # guard erase.anothers: another user's certificate is emptied for a folder called like the erased user's video
         if event.is_theirs or (ids.are_in_anothers if event.is_anothers else ids.are_in)(event.detail)
     ]
-    return found, some[-1].place
+    return (found, some[-1].place) if some else None
