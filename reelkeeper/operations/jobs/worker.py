@@ -18,6 +18,7 @@ from pathlib import Path
 from reelkeeper.adapters.providers.contract import Generator, Generators
 from reelkeeper.disk import make_folder
 from reelkeeper.errors import KeyTaken, StorageError
+from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
 from reelkeeper.operations.core.machine import require_fit
 from reelkeeper.operations.core.overrides import followed
@@ -165,7 +166,7 @@ class _Worker:
         self._next_try = time.monotonic() + _TRY_SECONDS
         bucket = self._context.workspace.bucket
         try:
-            with suppress(KeyTaken):  # it is left there
+            with suppress(KeyTaken), effect("worker.probe"):  # it is left there
                 bucket.put_bytes_once(bucket.probe_key, b"reelkeeper", "text/plain")
         except StorageError as error:
             _log.warning("no job is begun while the bucket takes no objects: %s", error)
