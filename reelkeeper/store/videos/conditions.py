@@ -104,7 +104,8 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
     """Build the condition that the blob's grace is over and nothing keeps it, by the database clock `at`.
 
     A replaced blob is purged while its video has another blob; a retired video's present blob only if its user
-    deleted it, or nobody has viewed the video for one grace. A lost video keeps all its remaining blobs.
+    deleted it, or nobody has viewed the video for one grace; a gone video's where it came back after its purge. A lost
+    video keeps all its remaining blobs.
     Without `service_keys`, objects at the service's keys stay.
     """
     viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
@@ -120,10 +121,12 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         # guard purge.viewed: a retired video is purged that was viewed within its grace
         sa.or_(videos.c.retire_reason.in_([*BY_ITS_USER, TAKEN_DOWN]), not_viewed_since(viewed_before)),
     )
+    # guard purge.came_back: bytes that came back after their purge, or takedown, stay stored and paid for ever
+    came_back = sa.and_(videos.c.blob_id == blobs.c.id, videos.c.state == VideoState.GONE)
     abandoned = videos.c.blob_id.is_(None)  # a first upload that was never published
     allowed = sa.exists().where(
         videos.c.id == blobs.c.video_id,
-        sa.or_(replaced, unwanted, abandoned),
+        sa.or_(replaced, unwanted, came_back, abandoned),
         # guard purge.held: a held video is purged after its grace
         ~held(videos.c.id, videos.c.user_id, at),
         # guard purge.in_operation: the source of a swap under way is deleted

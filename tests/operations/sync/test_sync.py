@@ -11,6 +11,9 @@ from reelkeeper.errors import GuardRefused, IdentityMismatch, TruncatedListing
 from reelkeeper.model import BlobState, Grace, Transcode, VideoState
 from reelkeeper.operations.core.workspace import check_identity
 from reelkeeper.operations.health import accounts
+from reelkeeper.operations.lifecycle import previews
+from reelkeeper.operations.lifecycle.previews import Planning
+from reelkeeper.operations.lifecycle.purge import purge
 from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import Survey, confirm_missing, survey
 from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
@@ -18,9 +21,11 @@ from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store import tables
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.videos.conditions import DELETED, TAKEN_DOWN
 from tests.clips import MakeClip
-from tests.faults.world import World
+from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
+from tests.operations.changes import change
 from tests.operations.lifecycle.test_swap import run as swap
 from tests.swapping import shrinker
 
@@ -163,13 +168,24 @@ def test_debris_that_has_not_been_watched_for_a_day_stays_noted(world: World, le
     assert run(world, lease)[1]["swept"] == 0
 
 
-def test_an_object_that_came_after_its_purge_is_retired_again(world: World, lease: Lease) -> None:
+@pytest.mark.parametrize("reason", [None, DELETED, TAKEN_DOWN])
+def test_an_object_that_came_after_its_purge_is_retired_and_purged_again(
+    world: World, lease: Lease, reason: str | None
+) -> None:
     blob = world.video("v1", state=VideoState.GONE, blob_state=BlobState.GONE)
+    change(world, tables.videos, retire_reason=reason, last_viewed_at=datetime.now(UTC))
     run(world, lease)
+    assert state_of(world, blob) == BlobState.RETIRED
+    change(world, tables.blobs, purge_after=LONG_AGO)
+    plan = previews.purge_retired(Planning(world.workspace.engine, datetime.now(UTC), "night")).plan
+    (outcome,) = purge(world.workspace, plan.id, [blob], lease=lease, run_id="night", grace=Grace())
+    assert outcome.action == "purged"
+    assert (state_of(world, blob), video(world, "v1").state) == (BlobState.GONE, VideoState.GONE)
+
+
+def state_of(world: World, blob_id: int) -> str:
     with reading(world.workspace.engine) as session:
-        assert (
-            session.execute(sa.select(tables.blobs.c.state).where(tables.blobs.c.id == blob)).scalar_one() == "retired"
-        )
+        return str(session.execute(sa.select(tables.blobs.c.state).where(tables.blobs.c.id == blob_id)).scalar_one())
 
 
 def test_another_deployments_bucket_is_refused(world: World) -> None:
