@@ -25,7 +25,7 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import charged, routing
-from reelkeeper.operations.jobs.prices import booked_cost, clip_cost, price_of
+from reelkeeper.operations.jobs.prices import beyond_budget, booked_cost, clip_cost, price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
 from reelkeeper.store import Engine, Session
@@ -277,9 +277,12 @@ def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
     A follower whose user's quota or whose budget has no room ends, with the reason.
     """
     for job in endings.following(session, leader_id):
-        policy, cost = in_force(session).policies.admission.spend_limits, limits.expected_cost(job)
+        policy, cost = in_force(session).policies.admission, limits.expected_cost(job)
+        # guard settle.promotion_budget: what a vendor fails and charges is bought for each follower, beyond the budget
+        over = beyond_budget(session, policy, cost)
         # guard settle.promotion_limit: a promoted follower exceeds the budget of its provider, model, tier or user
-        if over := limits.refuse(session, policy, limits.scopes_of(job), cost):
+        over = over or limits.refuse(session, policy.spend_limits, limits.scopes_of(job), cost)
+        if over:
             _drop(session, job, over.reason, run_id)
             continue
         key, lasting = f"job/{job.id}", at_version(session, job.policy_version).admission.hold_seconds
