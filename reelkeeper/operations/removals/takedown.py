@@ -252,8 +252,10 @@ def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -
             settle_claims(workspace, run_id=run_id, grace=grace, video_ids=free)
             with transaction(workspace.engine, "takedown.mark_again") as session:
                 deployment.lock(session)
-                # guard takedown.marked_again: a result that a swap put since the takedown began stays stored
-                takedowns.mark(session, free, run_id)
+                # guard takedown.quota: what the service stored since the takedown began uses the quota for ever
+                with quotas.counted(session, free):
+                    # guard takedown.marked_again: a result that a swap put since the takedown began stays stored
+                    takedowns.mark(session, free, run_id)
                 stored = [item.blob_id for item in takedowns.targets(session, free) if item.state != BlobState.GONE]
             for start in range(0, len(stored), _BATCH):
                 some = stored[start : start + _BATCH]
@@ -287,13 +289,15 @@ def _wait_for(manager: LeaseManager, names: Sequence[str]) -> list[Lease]:
 
 def _objects(session: Session, video_id: str, kept: Mapping[int, str]) -> list[Removed]:
     blocked = {item.event.blob_id: item.event for item in audit.events(session, event="block", video_id=video_id)}
-    purged = {item.event.blob_id: item for item in audit.events(session, event="purge", video_id=video_id)}
+    deletions = [*audit.events(session, event="purge", video_id=video_id)]  # the latest first
+    purged = {item.event.blob_id: item for item in reversed(deletions)}
     states = {target.blob_id: target.state for target in takedowns.targets(session, [video_id])}
     held = bool(takedowns.legally_held(session, [video_id]))
     removed = []
     for blob_id, event in sorted(blocked.items(), key=lambda item: item[0] or 0):
-        gone = purged.get(blob_id)
         state = states.get(blob_id or 0, BlobState.GONE)
+        # guard takedown.stored_again: a certificate states when bytes were deleted that have come back since
+        gone = purged.get(blob_id) if state == BlobState.GONE else None
         if gone is None and state == BlobState.GONE:
             continue  # its bytes were deleted earlier, as the audit record shows
         # guard takedown.versions: a certificate states when bytes were deleted that are still stored

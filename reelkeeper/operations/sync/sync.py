@@ -20,6 +20,7 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import doubts
+from reelkeeper.store.removals import takedowns
 from reelkeeper.store.sync import lost, scans
 from reelkeeper.store.sync.scans import SERVICE_DELETE
 from reelkeeper.store.videos import cache
@@ -82,8 +83,12 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
         lost.retire_reappeared(session, survey.reappeared, run_id, grace)
         events = [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
         with quotas.counted(session, standing_on=back):
-            lost.revive(session, back, run_id, grace)
+            alive = lost.revive(session, back, run_id, grace)
+            # guard takedown.found: a lost copy of what was taken down meanwhile is found again, and goes live
+            blocked = takedowns.find_blocked(session, alive)
+            takedowns.mark(session, list(blocked), run_id)
         events += [Event("found", run_id, None, blob_id) for blob_id in survey.found]
+        events += [overwrites.taken_down_again(video_id, blob_id, run_id) for video_id, blob_id in blocked.items()]
         append(session, events)
     return sorted(doubtful) + survey.claimed
 

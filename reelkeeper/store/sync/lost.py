@@ -103,8 +103,10 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
     )
 
 
-def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
+def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> list[int]:
     """Make rows in `lost` whose object exists live, as their video's present bytes, or retired, as an old generation.
+
+    Return the live ones.
 
     The same applies to rows recorded as deleted by the service, where their key has no other row now. A video that its
     user deleted, or that was taken down, is retired again.
@@ -142,3 +144,4 @@ def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace)
         .values(state=VideoState.RETIRED, run_id=run_id)
     )
     session.execute(sa.update(blobs).where(lost).values(run_id=run_id, **retired(now(session), grace, "found again")))
+    return alive

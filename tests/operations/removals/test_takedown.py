@@ -264,6 +264,54 @@ def test_the_service_cannot_bring_it_back_by_storing_it_again(world: World, leas
     assert f"{world.address.prefix}{key}" not in stored(world)
 
 
+def test_a_lost_copy_of_what_was_taken_down_is_not_served_once_it_is_found(world: World, lease: Lease) -> None:
+    keys = {name: f"{world.address.prefix}ann/{name}/g1-0123456789abcdef.mp4" for name in ("v1", "v2", "v3")}
+    for name, key in keys.items():
+        world.video(name, key=key)
+    world.double.client.delete_object(Bucket=BUCKET, Key=keys["v2"])
+    sync_once(world, lease)
+    assert states(world) == {"v1": VideoState.LIVE, "v2": VideoState.LOST, "v3": VideoState.LIVE}
+    down(world)
+    world.double.client.put_object(Bucket=BUCKET, Key=keys["v2"], Body=world.clip.read_bytes())
+    sync_once(world, lease)
+    assert states(world) == {"v1": VideoState.GONE, "v2": VideoState.RETIRED, "v3": VideoState.LIVE}
+    with pytest.raises(NotFound):
+        find_restorable(world.workspace, video_id="v2")
+    assert down(world, "v2").left == ()
+    assert stored(world) == {keys["v3"]}
+    assert accounts.recount(world.workspace.engine) == []
+
+
+def test_a_certificate_says_so_once_the_bytes_are_stored_again(world: World, lease: Lease) -> None:
+    key = f"{world.address.prefix}ann/v1/g1-0123456789abcdef.mp4"
+    world.video("v1", key=key)
+    (before,) = down(world).objects
+    world.double.client.put_object(Bucket=BUCKET, Key=key, Body=world.clip.read_bytes())  # from a copy of the bucket
+    sync_once(world, lease)
+    (left,) = certificate(world.workspace.engine, "v1").left
+    assert (left.key, left.purged_at, left.event) == (key, None, None)
+    (removed,) = down(world).objects
+    assert (removed.event or 0) > (before.event or 0)
+    assert stored(world) == set()
+
+
+def test_what_the_service_stores_while_a_takedown_reads_counts_in_no_quota(
+    world: World, lease: Lease, at_failpoint: AtFailpoint, make_clip: MakeClip
+) -> None:
+    key = f"{world.address.prefix}ann/v1.mp4"
+    world.workspace.bucket.put_once(key, world.clip, "video/mp4")
+    world.video("v1", key=key, stored=False)
+    change(world, blobs, sha256=None)
+
+    def store_another() -> None:
+        world.double.client.put_object(Bucket=BUCKET, Key=key, Body=make_clip(seconds=1).read_bytes())
+        sync_once(world, lease)
+
+    at_failpoint("takedown.read.after", store_another)
+    assert down(world).left == ()
+    assert accounts.recount(world.workspace.engine) == []
+
+
 def test_unreadable_bytes_are_deleted_too(world: World) -> None:
     world.video("v1")
     change(world, blobs, sha256=None)
