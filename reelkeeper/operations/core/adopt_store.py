@@ -22,7 +22,7 @@ from reelkeeper.store.core import deployment
 from reelkeeper.store.core import epochs as rows
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.epochs import BEHIND, HOME, RESTORED, Epoch
+from reelkeeper.store.core.epochs import ADOPTED, BEHIND, HOME, RESTORED, Epoch
 from reelkeeper.store.lifecycle import purges
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.holds import HoldTerms
@@ -86,7 +86,7 @@ def adopt(workspace: Workspace, seen: Behind, *, by: str) -> int:
         placed = [terms for told in seen.told for terms in _terms(told, by, until)]
         for terms in placed:
             holds.place(session, uuid4().hex[:12], terms)
-        rows.set_marks(session, {RESTORED: None, BEHIND: None, HOME: rows.home(session)})
+        rows.set_marks(session, {RESTORED: None, BEHIND: None, HOME: rows.home(session), ADOPTED: by})
         rows.confirm(session, [epoch.name for epoch in waiting])  # others may never see these numbers: told again
         for epoch in waiting:
             rows.announce(session, uuid4().hex[:16], epoch.kind, epoch.detail)

@@ -15,6 +15,7 @@ from reelkeeper.store.tables import epochs, users, videos
 HOME: Final = "store.home"  # controls: the database in which this store works
 RESTORED: Final = "store.restored"  # controls: the backup from which it was restored, until a person adopts it
 BEHIND: Final = "store.behind"  # controls: why the last look found it behind, for `status`
+ADOPTED: Final = "store.adopted"  # controls: when a person last went on with a store that was restored or copied
 _KEPT_DAYS: Final = 90  # what an older backup may need to know: restores and holds
 _LASTING: Final = ("restore", "hold")
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import BlobState, Counts, Recorded
 from reelkeeper.store.core.engine import Clock, now, one_of
 from reelkeeper.store.tables import audit_events, blobs, orphans, scans
-from reelkeeper.store.videos import conditions
+from reelkeeper.store.videos import conditions, uploads
 
 BUCKET_EVENTS: Final = "bucket_events"  # the row of `controls` with how far events have been followed
 RETAINED_SECONDS: Final = 4 * 86_400.0  # how long the queue keeps messages; after a longer pause, some are lost
@@ -96,12 +96,17 @@ def boundaries(session: Session, highest: int, shards: int) -> list[str]:
 
 
 def known_objects(session: Session, keys: Sequence[str]) -> dict[str, tuple[int, str, Recorded]]:
-    """Read the open row of each key, or else the newest `gone` one: its id, state and object."""
+    """Read the open row of each key, or else the newest `gone` one: its id, state and object.
+
+    Left out is the row of an upload that may have been completed while this store was not the one at work.
+    """
     columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
     rows = session.execute(
         sa.select(*columns, blobs.c.stored_at)
         # guard sync.in_place_pending: an upload by the service during a swap in place is not noticed
         .where(one_of(session, blobs.c.key, keys), conditions.stands())
+        # guard sync.completed_elsewhere: after a restored backup, a video is purged whose upload was open at the backup
+        .where(sa.not_(uploads.perhaps_completed(session)))
         .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last row of a key counts
     ).all()
     return {key: (blob_id, state, Recorded(size, etag, ours, at)) for key, blob_id, state, size, etag, ours, at in rows}

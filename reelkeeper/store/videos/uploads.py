@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.requests import Incoming, Upload
+from reelkeeper.store.core import controls, epochs
 from reelkeeper.store.core.engine import now
 from reelkeeper.store.tables import blobs, reservations, uploads, users, videos
 from reelkeeper.store.videos.conditions import retired
 
+_NOT_COMPLETED: Final = "an upload that was not completed"
 _QUERY = sa.select(
     uploads.c.id,
     uploads.c.request_sha256,
@@ -136,5 +138,16 @@ def release(session: Session, reservation_ids: Sequence[str]) -> None:
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id.in_(reserved), blobs.c.state == BlobState.PENDING)
-        .values(state=BlobState.GONE, retire_reason="an upload that was not completed")
+        .values(state=BlobState.GONE, retire_reason=_NOT_COMPLETED)
     )
+
+
+def perhaps_completed(session: Session) -> sa.ColumnElement[bool]:
+    """Build the condition that a blob's upload was open when this store was backed up, or copied, and may be a video.
+
+    It has ended here, but the store does not know what was done between its backup and its adoption.
+    """
+    if (adopted := controls.kept(session, epochs.ADOPTED)) is None:
+        return sa.false()
+    ended = sa.and_(blobs.c.state == BlobState.GONE, sa.func.coalesce(blobs.c.retire_reason, "") == _NOT_COMPLETED)
+    return sa.and_(ended, blobs.c.stored_at < adopted.updated_at)

@@ -13,24 +13,31 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import StoreBehind
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model.money import ReservationState
 from reelkeeper.operations.billing.users import rename
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.adopt_store import adopt, look
 from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.health import accounts
 from reelkeeper.operations.health.status import gather
 from reelkeeper.operations.lifecycle.purge import delete_loose
 from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
+from reelkeeper.operations.videos.complete import complete
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.operations.videos.intents import md5
+from reelkeeper.operations.videos.receive import Announced, begin
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.backup import backup
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.epochs import confirmed, obsolete, unconfirmed
-from reelkeeper.store.tables import blobs, users, videos
+from reelkeeper.store.tables import blobs, reservations, users, videos
 from reelkeeper.store.videos.holds import HoldTerms, in_force
-from tests.faults.world import World
+from reelkeeper.store.videos.videos import is_live
+from tests.faults.world import LONG_AGO, World
+from tests.operations.changes import change, sync_once
 from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.copies import (
     bring_back,
@@ -293,6 +300,30 @@ def test_adopted_it_starts_all_graces_anew_and_holds_what_the_bucket_tells(world
     assert {outcome.action for outcome in purge_all(old)} == {"skipped"}
     with pytest.raises(StoreBehind):
         purge_all(world)
+
+
+def test_an_upload_that_was_open_when_its_store_was_backed_up_is_adopted_as_others_since(
+    world: World, tmp_path: Path, url: str
+) -> None:
+    data = world.clip.read_bytes()
+    announced = Announced("ann", "new", len(data), md5(world.clip), "mp4")
+    upload, _ = begin(world.workspace, announced, "key", url_seconds=600)
+    saved = backup(world.workspace.engine, tmp_path / "saved")
+    world.workspace.bucket.put_once(upload.key, world.clip, "video/mp4")
+    done = complete(world.workspace, upload.id, scratch=tmp_path / "scratch", run_id="api", grace=Grace())
+    assert done.state == ReservationState.SETTLED
+    old = restored(world, saved, url)
+    adopt(old.workspace, look(old.workspace), by="p")
+    change(old, reservations, expires_at=LONG_AGO)
+    with LeaseManager(old.workspace.engine) as manager:
+        (lease,) = manager.take(["flow/settle_accounts"])
+        assert len(accounts.void_reservations(old.workspace.engine, lease=lease)) == 1
+        sync_once(old, lease)
+    purge_all(old)
+    assert stored_keys(old, ["new"]) == {"new": True}
+    with reading(old.workspace.engine) as session:
+        assert is_live(session, "new")
+    assert accounts.recount(old.workspace.engine) == []
 
 
 def test_old_epochs_are_dropped_and_a_bucket_lock_on_them_harms_nothing(world: World) -> None:
