@@ -1,7 +1,7 @@
 """Go on with a store that is behind its bucket, once a person has seen what it does not know: `reelkeeper db adopt`.
 
-Graces start anew, and what the bucket tells was restored or held is held for 30 days: nothing is purged before somebody
-could look. From then on the other copies of the store are behind.
+Graces and notices start anew, and what the bucket tells was restored or held is held for 30 days: nothing is purged
+before somebody could look. From then on the other copies of the store are behind.
 """
 
 import json
@@ -23,7 +23,7 @@ from reelkeeper.store.core import epochs as rows
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.epochs import ADOPTED, BEHIND, HOME, RESTORED, Epoch
-from reelkeeper.store.lifecycle import purges
+from reelkeeper.store.lifecycle import notices, purges
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.holds import HoldTerms
 
@@ -70,7 +70,7 @@ def look(workspace: Workspace) -> Behind:
 
 
 def adopt(workspace: Workspace, seen: Behind, *, by: str) -> int:
-    """Accept what was `seen`, start all graces anew, and announce it; return how many graces started.
+    """Accept what was `seen`, start all graces anew, end all notices, and announce it; return how many graces started.
 
     It ends the freeze of `db restore`, and no other. Raises StoreBehind where another copy has acted since it was seen.
     """
@@ -81,6 +81,8 @@ def adopt(workspace: Workspace, seen: Behind, *, by: str) -> int:
         rows.accept(session, seen.foreign)
         # guard epochs.adopted_graces: what was restored or held since a backup is purged after its old grace
         graces = purges.renew_graces(session, grace)
+        # guard epochs.adopted_notices: after a restored backup, a video is retired that its user asked to keep since
+        notices.end_all(session, "its store was restored, and does not know what was kept since")
         until = now(session) + timedelta(days=HOLD_DAYS)
         # guard epochs.adopted_holds: what the bucket tells was held is purged when the new grace is over
         placed = [terms for told in seen.told for terms in _terms(told, by, until)]

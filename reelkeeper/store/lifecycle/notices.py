@@ -108,17 +108,25 @@ def forget_endpoint(session: Session, endpoint_id: str) -> None:
 def end(session: Session, video_ids: Sequence[str], why: str) -> None:
     """End the notices of these videos, and withdraw their unsent messages."""
     for first in range(0, len(video_ids), _AT_ONCE):
-        some = video_ids[first : first + _AT_ONCE]
-        stand = sa.and_(notices.c.video_id.in_(some), notices.c.ended_at.is_(None))
-        messages = (
-            sa.select(deliveries.c.message_id)
-            .join(notices, notices.c.id == deliveries.c.notice_id)
-            .where(stand, deliveries.c.delivered_at.is_(None))
-        )
-        unsent = outbox.c.id.in_(messages), outbox.c.state.in_([MessageState.WAITING, MessageState.GIVEN_UP])
-        # guard notices.withdrawn: a service gets notice for a video that stays
-        session.execute(sa.update(outbox).where(*unsent).values(state=MessageState.WITHDRAWN))
-        session.execute(sa.update(notices).where(stand).values(ended_at=Clock(), end=why))
+        _end(session, notices.c.video_id.in_(video_ids[first : first + _AT_ONCE]), why)
+
+
+def end_all(session: Session, why: str) -> None:
+    """End all notices, and withdraw their unsent messages."""
+    _end(session, sa.true(), why)
+
+
+def _end(session: Session, wanted: sa.ColumnElement[bool], why: str) -> None:
+    stand = sa.and_(wanted, notices.c.ended_at.is_(None))
+    messages = (
+        sa.select(deliveries.c.message_id)
+        .join(notices, notices.c.id == deliveries.c.notice_id)
+        .where(stand, deliveries.c.delivered_at.is_(None))
+    )
+    unsent = outbox.c.id.in_(messages), outbox.c.state.in_([MessageState.WAITING, MessageState.GIVEN_UP])
+    # guard notices.withdrawn: a service gets notice for a video that stays
+    session.execute(sa.update(outbox).where(*unsent).values(state=MessageState.WITHDRAWN))
+    session.execute(sa.update(notices).where(stand).values(ended_at=Clock(), end=why))
 
 
 def undelivered(session: Session) -> list[Undelivered]:

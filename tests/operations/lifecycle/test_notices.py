@@ -16,6 +16,7 @@ from reelkeeper.errors import Frozen, KeepRefused, NotFound
 from reelkeeper.model import BlobState, Grace, Outcome, StoredObject, VideoState
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
+from reelkeeper.operations.core.adopt_store import adopt, look
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.lifecycle import notices, outcomes, previews
 from reelkeeper.operations.lifecycle.notices import keep
@@ -349,6 +350,22 @@ def test_a_restored_video_gets_a_new_notice(service: Service) -> None:
     with transaction(service.engine, "test") as session:
         session.execute(sa.text("UPDATE holds SET released_at = created_at"))
     assert service.night() == {"notified": 1}
+
+
+def test_after_a_restored_backup_no_earlier_notice_counts_as_requests_to_keep_since_are_unknown(
+    service: Service,
+) -> None:
+    service.listens()
+    service.video("v1")
+    assert service.night() == {"notified": 1}
+    service.deliver()
+    service.later(DAYS + 1)
+    adopt(service.world.workspace, look(service.world.workspace), by="p")
+    assert service.night() == {"notified": 1}
+    service.deliver()
+    assert keep(service.engine, "v1", by="ann", key="again").times == 1
+    service.later(DAYS + 1)
+    assert service.night() == {}
 
 
 def test_a_video_that_the_service_stores_anew_gets_a_notice_of_its_own(
