@@ -102,5 +102,7 @@ def _current(session: Session, video: Incoming) -> tuple[int, int | None]:
             f"video {video.video_id!r} is {known.state} and belongs to user {known.user_id!r}; nothing was stored"
         )
     if known.never_came:
-        uploads.make_pending(session, video.video_id, tag=video.tag, model=video.model)
+        # guard uploads.made_at: a new video is as old as the upload that failed, and expires the next night
+        about = {"created_at": video.created_at, "tag": video.tag, "model": video.model}
+        uploads.make_pending(session, video.video_id, **about)
     return known.generation, known.blob_id

@@ -1,5 +1,6 @@
 """An upload with a reservation: its bytes are settled with the video, or released with the intent."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,11 @@ def state_of(world: World, key: str = "upload 1") -> str:
         return str(session.execute(sa.select(reservations.c.state).where(reservations.c.id == key)).scalar_one())
 
 
-def put(world: World, lease: Lease, key: str | None, *, video: str = "new") -> Outcome:
+def put(world: World, lease: Lease, key: str | None, *, video: str = "new", created_at: datetime = LONG_AGO) -> Outcome:
     return upload(
         world.workspace,
         world.clip,
-        Incoming("ann", video, LONG_AGO, reservation=key),
+        Incoming("ann", video, created_at, reservation=key),
         scratch=Path(world.address.folder) / "scratch",
         lease=lease,
         run_id="run",
@@ -104,3 +105,16 @@ def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(w
     assert (state_of(world), storage(world.workspace.engine, "ann")) == ("released", (0, 0))
     with transaction(world.workspace.engine, "test") as session:
         assert session.execute(sa.select(videos.c.state)).scalar_one() == VideoState.GONE
+
+
+def test_a_video_whose_first_upload_failed_is_as_old_as_the_one_that_came(world: World, lease: Lease) -> None:
+    world.double.faults.fail("PutObject", 403)
+    with pytest.raises(StorageError):
+        put(world, lease, None)
+    (intent,) = intents.open_intents(world.workspace)
+    intents.settle(world.workspace, intent, scratch=Path(world.address.folder), lease=lease, grace=Grace())
+    today = datetime.now(UTC)
+    assert put(world, lease, None, created_at=today).action == "uploaded"
+    with transaction(world.workspace.engine, "test") as session:
+        known = session.execute(sa.select(videos.c.state, videos.c.created_at)).one()
+    assert tuple(known) == (VideoState.LIVE, today)
