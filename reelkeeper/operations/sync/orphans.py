@@ -25,6 +25,7 @@ from reelkeeper.store.sync import noted
 from reelkeeper.store.sync import orphans as rows
 from reelkeeper.store.sync.noted import Noted
 from reelkeeper.store.sync.orphans import NamedVideo
+from reelkeeper.store.videos import uploads
 
 ORPHAN_MIN_AGE = timedelta(hours=48)  # longer than any upload or presigned PUT that may still be under way
 ORPHAN_MIN_WATCH = timedelta(hours=24)  # between the first and the last scan that saw it
@@ -46,9 +47,12 @@ def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) ->
             known = rows.known_keys(session, [note.key for note in batch])
             # guard adopt.unknown_keys: an object gets two rows, and purging one deletes the other's bytes
             unknown = [note for note in batch if note.key not in known]
-            new = _first_of_each([note for note in unknown if note.video_id not in standing])
+            new = _first_of_each([note for note in unknown if _is_new(note, standing.get(note.video_id))])
             back = [note for note in unknown if _supersedes(note, standing.get(note.video_id), VideoState.LOST)]
-            rows.insert_videos(session, new)
+            rows.insert_videos(session, [note for note in new if note.video_id not in standing])
+            for note in new:
+                if note.video_id in standing:
+                    uploads.make_pending(session, note.video_id, created_at=note.created_at or note.last_modified)
             blob_ids = rows.insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
             with quotas.counted(session, [note.video_id for note in new + back]):
                 rows.publish(session, new + back, blob_ids, run_id)
@@ -123,6 +127,10 @@ def _batches(
 def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
     """Leave out a second note of one video, which a concurrent scan may have made."""
     return list({note.video_id: note for note in reversed(new)}.values())
+
+
+def _is_new(note: Noted, known: NamedVideo | None) -> bool:
+    return known is None or (known.never_came and known.user_id == note.user_id)
 
 
 def _supersedes(note: Noted, known: NamedVideo | None, state: VideoState) -> bool:

@@ -84,7 +84,10 @@ def leave_taken_ids(session: Session, scan_id: str) -> None:
 
 
 def take_back_lost(session: Session, scan_id: str) -> None:
-    """Take back a lost video's newer generation; any other object of a known video is another of its files."""
+    """Take back a lost video's newer generation; any other object of a known video is another of its files.
+
+    One whose first upload failed has no file: it gets the object as a new video does.
+    """
     lost = sa.exists().where(
         videos.c.id == orphans.c.video_id,
         videos.c.state == VideoState.LOST,
@@ -92,9 +95,15 @@ def take_back_lost(session: Session, scan_id: str) -> None:
         # guard sync.withdrawn_newer: a newer generation brings back a video that was taken down
         ~conditions.withdrawn(),
     )
+    is_free = sa.exists().where(videos.c.id == orphans.c.video_id, conditions.never_came())
     session.execute(
         sa.update(orphans)
-        .where(judged(scan_id, AdoptionVerdict.ADOPT), _has_video(orphans.c.video_id))
+        .where(
+            judged(scan_id, AdoptionVerdict.ADOPT),
+            _has_video(orphans.c.video_id),
+            # guard adopt.never_came: a video whose first upload failed is never shown or expired, once it is stored
+            ~is_free,
+        )
         .values(verdict=sa.case((lost, AdoptionVerdict.TAKE_BACK), else_=_further()))
     )
 

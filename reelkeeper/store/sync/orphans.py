@@ -11,6 +11,7 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.store.core.engine import insert_into, now
 from reelkeeper.store.sync.noted import Noted
 from reelkeeper.store.tables import blobs, users, videos
+from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import retired
 
 
@@ -20,6 +21,7 @@ class NamedVideo(NamedTuple):
     user_id: str
     state: str
     generation: int
+    never_came: bool  # its first upload failed
 
 
 def known_keys(session: Session, keys: Sequence[str]) -> set[str]:
@@ -31,11 +33,11 @@ def known_keys(session: Session, keys: Sequence[str]) -> set[str]:
 def named_videos(session: Session, video_ids: Sequence[str]) -> dict[str, NamedVideo]:
     """Read and lock the videos of these ids until the transaction ends."""
     rows = session.execute(
-        sa.select(videos.c.id, videos.c.user_id, videos.c.state, videos.c.generation)
+        sa.select(videos.c.id, *(videos.c[name] for name in NamedVideo._fields[:3]), conditions.never_came())
         .where(videos.c.id.in_(video_ids))
         .with_for_update()
     )
-    return {row.id: NamedVideo(row.user_id, row.state, row.generation) for row in rows}
+    return {video_id: NamedVideo(*known) for video_id, *known in rows}
 
 
 def recorded_generations(session: Session, notes: Sequence[Noted], skew: timedelta) -> dict[str, int]:

@@ -64,6 +64,12 @@ def withdrawn() -> Condition:
     return sa.func.coalesce(videos.c.retire_reason, "").in_(WITHDRAWN)
 
 
+def never_came() -> Condition:
+    """Build the condition that the video's first upload failed, and it was not taken down: its id is free."""
+    # guard adopt.down_before: the service stores a video that was taken down before its bytes came, and it goes live
+    return sa.and_(videos.c.state == VideoState.GONE, videos.c.blob_id.is_(None), ~withdrawn())
+
+
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
     """Build the condition that an operation on the video is open: its blobs are being read or replaced."""
     return sa.exists().where(operations.c.video_id == video_id, operations.c.state == "open")

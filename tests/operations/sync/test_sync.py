@@ -76,6 +76,28 @@ def test_a_row_without_its_object_is_lost_and_its_object_found_again_brings_it_b
     world.check()
 
 
+@pytest.mark.parametrize("name", ["ann/v1.mp4", "ann/v1/g1-0123456789abcdef.mp4"])
+def test_a_video_whose_first_upload_failed_is_adopted_once_its_bytes_are_stored(
+    world: World, lease: Lease, name: str
+) -> None:
+    blob = world.video("v1", state=VideoState.GONE, blob_state=BlobState.RETIRED, current=False)  # a refused upload
+    world.workspace.bucket.put_once(world.address.prefix + name, world.clip, "video/mp4")
+    assert run(world, lease)[1]["adopted"] == (1, 0)
+    known = video(world, "v1")
+    assert (known.state, known.created_at > LONG_AGO) == (VideoState.LIVE, True)
+    assert known.blob_id != blob
+    assert accounts.recount(world.workspace.engine) == []
+    assert run(world, lease)[1]["adopted"] == (0, 0)
+
+
+def test_a_video_that_was_taken_down_before_its_bytes_came_is_not_adopted(world: World, lease: Lease) -> None:
+    world.video("v1", state=VideoState.GONE, blob_state=BlobState.RETIRED, current=False)
+    change(world, tables.videos, retire_reason=TAKEN_DOWN)
+    world.workspace.bucket.put_once(f"{world.address.prefix}ann/v1.mp4", world.clip, "video/mp4")
+    assert run(world, lease)[1]["adopted"] == (0, 0)
+    assert video(world, "v1").state == VideoState.GONE
+
+
 def test_half_a_listing_changes_nothing(world: World, lease: Lease) -> None:
     for number in range(4):
         world.video(f"there{number}")
