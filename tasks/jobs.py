@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from reelkeeper.adapters import providers
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
@@ -23,6 +24,8 @@ from reelkeeper.settings import settings
 from tasks import run_title, show, step
 
 _LIMIT_SECONDS = 15.0  # between two reads of the limit
+_ASKED_ONCE = {PREFECT_CLIENT_MAX_RETRIES: 0}  # runs send other requests again for a minute
+_SOON = {"timeout": 5.0}
 _IMAGE_URL_SECONDS = 86_400  # validity of the URL by which a provider reads an input image
 
 
@@ -51,26 +54,28 @@ def keep_slots_full(
 
 def _limit(workspace: Workspace, slots: int) -> Callable[[], int]:
     """Return a function for the limit of jobs at once on all workers: Prefect's, else the last tuned, else `slots`."""
-    known, looked_at = slots, -_LIMIT_SECONDS
+    known, looked_at = None, -_LIMIT_SECONDS
 
     def limit() -> int:
         nonlocal known, looked_at
-        if time.monotonic() - looked_at >= _LIMIT_SECONDS:
+        if known is None or time.monotonic() - looked_at >= _LIMIT_SECONDS:
             looked_at = time.monotonic()
-            known = _from_prefect() or queue.jobs_at_once(workspace.engine) or slots
+            known = _from_prefect(known) or queue.jobs_at_once(workspace.engine) or slots
         return known
 
     return limit
 
 
-def _from_prefect() -> int | None:
-    """Read Prefect's limit; None if there is none, or if it is disabled."""
+def _from_prefect(before: int | None) -> int | None:
+    """Read Prefect's limit; None if there is none, or if it is disabled. It stays as `before` without an answer."""
     try:
-        with get_client(sync_client=True) as client:
+        # guard outages.limit_at_once: each claim waits a minute for a Prefect server that is away, and slots stay empty
+        with temporary_settings(_ASKED_ONCE), get_client(sync_client=True, httpx_settings=_SOON) as client:
             found = client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT)
     except ObjectNotFound:
         return None
     except Exception as error:  # noqa: BLE001  an unreachable server must not stop the jobs
         get_run_logger().warning("Prefect's limit %r cannot be read: %s", GLOBAL_LIMIT, type(error).__name__)
-        return None
+        # guard outages.limit_kept: while Prefect does not answer, more jobs run at once than a person has allowed there
+        return before
     return found.limit if found.active and found.limit > 0 else None

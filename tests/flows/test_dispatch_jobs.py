@@ -1,6 +1,7 @@
 """`dispatch_jobs`: jobs are really run, no more at once than Prefect's limit, and reported."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,8 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
+from prefect.client.base import PrefectHttpxSyncClient
 from prefect.client.orchestration import get_client
+from prefect.logging import disable_run_logger
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+import tasks.jobs
 from flows.dispatch_jobs import dispatch_jobs
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model.jobs import GLOBAL_LIMIT, JobState
@@ -127,6 +132,25 @@ def test_no_more_run_at_once_than_prefects_limit_says(queue: Scene, provider: Pr
             client.delete_global_concurrency_limit_by_name(GLOBAL_LIMIT)
     assert states(queue) == {JobState.SUCCEEDED}
     assert provider.most_at_once == 1
+
+
+def test_prefects_limit_holds_while_its_server_does_not_answer(queue: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.jobs, "_LIMIT_SECONDS", 0.0)
+    monkeypatch.setattr(
+        PrefectHttpxSyncClient, "_has_connected", property(lambda _: True, lambda *_: None), raising=False
+    )
+    limit = tasks.jobs._limit(queue.world.workspace, 8)
+    with get_client(sync_client=True) as client, disable_run_logger():
+        client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, 1)
+        try:
+            assert limit() == 1
+            began = time.monotonic()
+            with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+                assert limit() == 1
+            assert time.monotonic() - began < 30  # of the 73 s for which a run sends other requests again
+        finally:
+            client.delete_global_concurrency_limit_by_name(GLOBAL_LIMIT)
+        assert limit() == 8
 
 
 @pytest.mark.long

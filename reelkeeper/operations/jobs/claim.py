@@ -328,11 +328,11 @@ def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str], *, 
         return claims.poll_now(session, provider_key=provider_key)
 
 
-def hand_back(engine: Engine, held: Sequence[Claim]) -> None:
-    """Release jobs that were claimed and not begun, when a worker has to stop."""
+def hand_back(engine: Engine, held: Sequence[Claim], *, is_unsent: bool = False) -> None:
+    """Release jobs that were claimed and not begun, when a worker has to stop; `is_unsent`: though announced."""
     if held:
         with transaction(engine, "jobs.hand_back") as session:
-            claims.hand_back(session, held)
+            claims.hand_back(session, held, is_unsent=is_unsent)
 
 
 def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False) -> None:

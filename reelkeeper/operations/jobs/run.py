@@ -47,12 +47,7 @@ from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.deliver import deliver, settle_left
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.billing.vendor_charges import Ending, ending_of, may_be_charged
-from reelkeeper.rules.jobs.attempts import (
-    AttemptPolicy,
-    give_up_error,
-    is_given_up,
-    not_taken_error,
-)
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, not_taken_error
 from reelkeeper.store import DBAPIError, Engine, SQLAlchemyError
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.failures import explained
@@ -119,6 +114,7 @@ class JobRun:
         self.paid_microusd: int | None = None  # what the provider charged for this attempt
         self.is_paid = False  # it charged, and did not say how much
         self.never_came = False  # to its vendor, by that vendor's list
+        self.is_unsent = False  # announced by this worker, which has had no leave to send it since
         self.attempts = attempts
         self.ran_beside: list[int] = []  # jobs of the same provider that ran, at each count
         self.generator: Generator | None = None  # until it is known where the job goes
@@ -126,7 +122,9 @@ class JobRun:
 
     def announce(self) -> str:
         """Record that the job is about to be sent; return its key. Waits a moment for answers to other jobs."""
+        is_new = self.claim.provider_key is None
         self.claim = claiming.announce_in_turn(self._context.engine, self.claim, str(self.here), self.check)
+        self.is_unsent = is_new
         return str(self.claim.provider_key)
 
     def sent(self, provider_job_id: str) -> None:
@@ -161,6 +159,7 @@ class JobRun:
         goes_on = self.generator and self.generator.outlives_us
         if self._context.ending.is_set() or (self._context.closing.is_set() and goes_on):
             raise HandedOver
+        self.is_unsent = False
 
     def attempt(self, **fields: Any) -> Attempt:  # noqa: ANN401  of Attempt
         """Describe this attempt, to be settled."""
@@ -212,7 +211,7 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
     if isinstance(error, UNFIT):  # not the job's fault: another machine can do it
         context.unfit.append(error)
     if isinstance(error, (HandedOver, Frozen, *UNFIT)):
-        claiming.hand_back(context.engine, [job.claim])
+        claiming.hand_back(context.engine, [job.claim], is_unsent=job.is_unsent)
         return End.HANDED_OVER
     if isinstance(error, GenerationCancelled):
         return _give_up(context, job, error, end=End.CANCELLED)
@@ -383,7 +382,7 @@ def _give_up(
 ) -> End:
     """End a job without a video. A job in doubt keeps its key, so that a redrive looks it up."""
     is_over = isinstance(error, GenerationRefused | GenerationLost | GenerationFailed | NotAVideo | ProviderBusy)
-    attempt = job.attempt(may_be_paid=_may_be_paid(job, error), is_over_there=is_over)
+    attempt = job.attempt(may_be_paid=_may_be_paid(job, error), is_over_there=is_over or job.is_unsent)
     state = JobState.CANCELLED if end is End.CANCELLED else JobState.DEAD
     settle.fail(context.engine, attempt, problem or str(error), run_id=context.run_id, state=state)
     return end
@@ -395,4 +394,4 @@ def _may_be_paid(job: JobRun, error: Exception) -> bool:
     ending = Ending.ABSENT if job.never_came else ending_of(error, was_named=job.claim.provider_job_id is not None)
     may = job.is_paid or may_be_charged(job.claim.provider, ending)
     # guard spend.unsent: a job that no vendor ever had uses up the budget
-    return may and job.claim.provider_key is not None
+    return may and job.claim.provider_key is not None and not job.is_unsent

@@ -121,8 +121,9 @@ class _Worker:
             raise self._context.unfit[0]
         if not self._warm:
             return 0
-        limit = self._limit()
         try:
+            # guard outages.limit: a worker hands over all its jobs because the store restarts as it reads their limit
+            limit = self._limit()
             # guard machines.claims: a machine that cannot work claims jobs, and holds them up
             require_fit(self._context.engine, self._context.scratch)
             # guard claims.no_bucket: clips are bought while the bucket takes none, and their vendors' URLs expire

@@ -383,9 +383,12 @@ def name_sent(session: Session, provider_key: str, provider_job_id: str) -> None
     vendor_jobs.name(session, provider_key, provider_job_id)
 
 
-def hand_back(session: Session, held: Collection[Claim]) -> None:
-    """Release jobs that were claimed and not begun: no attempt is counted."""
+def hand_back(session: Session, held: Collection[Claim], *, is_unsent: bool = False) -> None:
+    """Release jobs that were claimed and not begun: no attempt is counted. `is_unsent`: they were announced."""
     for job in held:
         state = JobState.PARKED if job.was_parked else JobState.QUEUED
-        attempts = job.attempts - (not job.was_parked)
-        note(session, job, state=state, attempts=attempts, claimed_by=None, lease_until=None)
+        values = {"state": state, "attempts": job.attempts - (not job.was_parked)}
+        # guard claims.unsent: a job that its worker did not send, as it had to stop, is in doubt for a day, and dead
+        gone = {"provider_key": None} if is_unsent else {}
+        if note(session, job, **values, **gone, claimed_by=None, lease_until=None) and gone:
+            vendor_jobs.forget(session, str(job.provider_key))

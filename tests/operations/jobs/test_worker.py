@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
-from reelkeeper.adapters.providers import Generators, LocalGenerator
+from reelkeeper.adapters.providers import Generators, LocalGenerator, RemoteGenerator
 from reelkeeper.errors import DiskFull, LeaseLost
 from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
@@ -19,17 +20,18 @@ from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.jobs import claim
 from reelkeeper.operations.jobs.claim import redrive
-from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext
+from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
 from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_generators_fault
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
-from reelkeeper.store.tables import jobs, videos
+from reelkeeper.store.tables import jobs, vendor_jobs, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
+from tests.doubles.vendor import Vendor
 from tests.faults.world import World
 from tests.operations.conftest import AtFailpoint
 from tests.operations.queue import assert_pause, enqueue, find, make_due, row
@@ -78,6 +80,33 @@ def test_a_worker_that_is_told_to_close_ends_at_once_and_claims_nothing_more(
     (made,) = ask(shop, "a cat")
     assert run(shop, http(provider), until_idle=False, closing=closing) == {}
     assert find(shop.workspace.engine, made).state == JobState.QUEUED
+
+
+@pytest.mark.parametrize("format_", ["runway"], indirect=True)  # it looks no job up: one in doubt is dead after a day
+@pytest.mark.parametrize("stop", ["hand over", "cancel"])
+def test_a_job_that_its_worker_did_not_send_any_more_is_in_no_doubt(
+    shop: World, vendor: Vendor, generator: RemoteGenerator, at_failpoint: AtFailpoint, stop: str
+) -> None:
+    engine, (text,) = shop.workspace.engine, ask(shop, "a cat")
+    (claimed,) = claim.claim(engine, "w", [None], limit=1)
+    with LeaseManager(engine) as manager:
+        folder = Path(shop.address.folder)
+        context = WorkerContext(shop.workspace, Generators.alone(generator), manager, folder, "run")
+        job = JobRun(context, claimed, AttemptPolicy())
+        stopping = context.closing.set if stop == "hand over" else partial(setattr, job, "is_cancelled", True)
+        at_failpoint("jobs.announce.after_commit", stopping)
+        ended = run_job(context, job)
+    assert (vendor.submitted, budget_spent(shop)) == ([], 0)
+    left = find(engine, text)
+    assert left.provider_key is None
+    with reading(engine) as session:
+        assert session.execute(sa.select(vendor_jobs.c.counted_microusd)).scalars().all() in ([], [0])
+    if stop == "cancel":
+        assert (ended, left.state, spent(shop)) == (End.CANCELLED, JobState.CANCELLED, 0)
+        return
+    assert (ended, left.state, left.attempts) == (End.HANDED_OVER, JobState.QUEUED, 0)
+    assert run(shop, generator) == {End.SUCCEEDED: 1}
+    assert len(vendor.submitted) == 1
 
 
 def test_a_job_is_tried_as_often_as_its_model_says(shop: World, provider: ProviderDouble) -> None:

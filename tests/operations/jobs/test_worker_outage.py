@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.operations.jobs import worker
+from reelkeeper.operations.jobs import queue, worker
 from reelkeeper.operations.jobs.run import End
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
@@ -20,12 +20,12 @@ def engine(postgresql_engine: sa.Engine) -> sa.Engine:
     return postgresql_engine
 
 
-def cut(engine: sa.Engine, times: int, chosen: Callable[[str], bool]) -> list[int]:
-    """Let PostgreSQL end sessions after such statements, as for a suspended worker; return which, as it happens."""
+def cut(engine: sa.Engine, times: int, chosen: Callable[[str], bool], *, when: str = "after") -> list[int]:
+    """Let PostgreSQL end sessions at such statements, as for a suspended worker; return which, as it happens."""
     cut: list[int] = []
     outside = sa.create_engine(engine.url, poolclass=sa.NullPool)
 
-    @sa.event.listens_for(engine, "after_cursor_execute")
+    @sa.event.listens_for(engine, f"{when}_cursor_execute")
     def end_it(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
         if len(cut) < times and chosen(statement):
             session = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's
@@ -52,6 +52,17 @@ def test_a_session_that_ends_within_a_claim_ends_that_claim_alone(shop: World, p
     assert len(ended) == 2
     assert len(provider.submitted) == 2
     assert spent(shop) > 0
+
+
+@pytest.mark.long
+def test_a_session_that_ends_as_the_limit_is_read_ends_no_worker(shop: World, provider: ProviderDouble) -> None:
+    made = ask(shop, "a cat", "a dog")
+    engine = shop.workspace.engine
+    ended = cut(
+        engine, 2, lambda statement: "FROM controls" in statement and "FOR UPDATE" not in statement, when="before"
+    )
+    assert run(shop, http(provider), limit=lambda: queue.jobs_at_once(engine) or 4) == {End.SUCCEEDED: len(made)}
+    assert (len(ended), len(provider.submitted)) == (2, 2)
 
 
 @pytest.mark.long
