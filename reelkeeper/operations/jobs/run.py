@@ -382,7 +382,8 @@ def _give_up(
 ) -> End:
     """End a job without a video. A job in doubt keeps its key, so that a redrive looks it up."""
     is_over = isinstance(error, GenerationRefused | GenerationLost | GenerationFailed | NotAVideo | ProviderBusy)
-    attempt = job.attempt(may_be_paid=_may_be_paid(job, error), is_over_there=is_over or job.is_unsent)
+    is_over, is_refused = is_over or job.is_unsent, isinstance(error, GenerationRefused)
+    attempt = job.attempt(may_be_paid=_may_be_paid(job, error), is_over_there=is_over, is_refused=is_refused)
     state = JobState.CANCELLED if end is End.CANCELLED else JobState.DEAD
     settle.fail(context.engine, attempt, problem or str(error), run_id=context.run_id, state=state)
     return end

@@ -49,6 +49,7 @@ class Attempt(NamedTuple):
     may_be_paid: bool = False  # whether a provider that did not report a charge may have charged
     provider_key: str | None = None  # that it was sent under
     is_over_there: bool = False  # at its provider too: it is not looked up again
+    is_refused: bool = False  # by its provider, for what was asked for
     processing_seconds: float | None = None  # None: counted from the claim
     concurrency: float | None = None  # the mean number of jobs that ran, this one included
 
@@ -171,7 +172,7 @@ def fail(
             may_be_paid=attempt.may_be_paid,
             run_id=run_id,
         )
-        return _give_up(session, ended, state, run_id)
+        return _give_up(session, ended, state, run_id, refused=error[:2_000] if attempt.is_refused else "")
 
 
 def cancel(
@@ -214,12 +215,12 @@ def _as_it_ended(session: Session, attempt: Attempt, wanted: JobState) -> Settle
     return Settled(job_id, wanted, job.video_id, captured, endings.count_given(session, job_id))
 
 
-def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str) -> Settled:
+def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str, *, refused: str = "") -> Settled:
     limits.end(session, ended, 0)
     _give_bytes_back(session, ended.reservation_id)
     _give_credits_back(session, ended, run_id)
     events.jobs_ended(session, [ended.id])
-    promoted = _promote(session, ended.id, run_id=run_id) if ended.leader_id is None else None
+    promoted = _promote(session, ended, run_id=run_id, refused=refused) if ended.leader_id is None else None
     return Settled(ended.id, state, None, 0, 0, promoted)
 
 
@@ -271,18 +272,22 @@ def _charge_share(session: Session, followers: Sequence[AdmittedJob], leader_id:
             _give_credits_back(session, job, run_id)
 
 
-def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
+def _promote(session: Session, leader: AdmittedJob, *, run_id: str, refused: str) -> str | None:
     """Promote the oldest follower of a job that ended without a video; return its id, if there is one.
 
-    A follower whose user's quota or whose budget has no room ends, with the reason.
+    A follower whose user's quota or whose budget has no room ends, with the reason; so does one that would be sent what
+    its provider has just `refused`.
     """
-    for job in endings.following(session, leader_id):
+    for job in endings.following(session, leader.id):
+        # guard settle.refused_for_all: a refused request is sent, and paid, again for each user that joined it
+        if refused and job.lane == leader.lane:
+            _drop(session, job, refused, run_id)
+            continue
         policy, cost = in_force(session).policies.admission, limits.expected_cost(job)
-        # guard settle.promotion_budget: what a vendor fails and charges is bought for each follower, beyond the budget
-        over = beyond_budget(session, policy, cost)
         # guard settle.promotion_limit: a promoted follower exceeds the budget of its provider, model, tier or user
-        over = over or limits.refuse(session, policy.spend_limits, limits.scopes_of(job), cost)
-        if over:
+        over = limits.refuse(session, policy.spend_limits, limits.scopes_of(job), cost)
+        # guard settle.promotion_budget: promoted followers exceed the budget of the day or the month
+        if over := over or beyond_budget(session, policy, cost):
             _drop(session, job, over.reason, run_id)
             continue
         key, lasting = f"job/{job.id}", at_version(session, job.policy_version).admission.hold_seconds
@@ -292,7 +297,7 @@ def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
             _drop(session, job, str(full), run_id)
             continue
         limits.take_in(session, limits.scopes_of(job), cost, job.estimate_seconds)
-        endings.lead(session, job.id, key, after=leader_id)
+        endings.lead(session, job.id, key, after=leader.id)
         return job.id
     return None
 

@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
-from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import SoFar
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedFor
 from reelkeeper.operations.billing import metering
@@ -26,7 +25,7 @@ from reelkeeper.store.tables import charges, jobs, spend_days, usage_days
 from tests.children import FORKED
 from tests.marks import marked
 from tests.operations.asking import ask, claim, fox, make, quoted_cost, row
-from tests.operations.books import DOLLAR, balances, make_user
+from tests.operations.books import DOLLAR, make_user
 from tests.policies import put_in_force
 
 BOOKED = 15_000  # of the quote; the rest is its storage
@@ -114,23 +113,6 @@ def test_a_job_counts_with_its_quote_then_with_what_it_cost_and_a_failed_one_wit
     assert row(funded, dead).cost_microusd == 7
     cancel(funded, given_up, run_id="test")
     assert so_far(funded) == SoFar(spent + 7, spent + 7, 0)
-
-
-@pytest.mark.parametrize("monthly", [False, True])
-def test_a_follower_takes_over_only_what_the_budget_still_pays_for(funded: sa.Engine, cost: int, monthly: bool) -> None:
-    put_in_force(funded, admission=limit(cost + BOOKED, monthly=monthly))
-    leader = ask(funded, "k1")
-    assert isinstance(leader, Queued)
-    first, second = ask(funded, "k2"), ask(funded, "k3")
-    assert isinstance(first, Joined)
-    assert isinstance(second, Joined)
-    done = fail(funded, Attempt(leader.job_id, claim(funded, leader.job_id), cost_microusd=BOOKED), "no", run_id="test")
-    assert done.promoted == first.job_id
-    done = fail(funded, Attempt(first.job_id, claim(funded, first.job_id), cost_microusd=BOOKED), "no", run_id="test")
-    assert done.promoted is None
-    assert row(funded, second.job_id).state == JobState.DEAD
-    assert so_far(funded) == SoFar(2 * BOOKED, 2 * BOOKED, 0)
-    assert balances(funded, "ann") == (10 * DOLLAR, 0)
 
 
 @pytest.mark.parametrize("monthly", [False, True])

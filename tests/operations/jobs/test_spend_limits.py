@@ -166,6 +166,22 @@ def test_a_promoted_follower_must_fit_its_own_budget(funded: sa.Engine, cost: in
     assert totals(funded, "user:eve") == (cost, 0, 0)
 
 
+@pytest.mark.parametrize("period", ["daily", "monthly"])
+def test_a_promoted_follower_must_fit_the_budget_of_the_day_and_the_month(
+    funded: sa.Engine, cost: int, period: str
+) -> None:
+    limit = {f"{period}_limit_usd": Decimal(cost) / DOLLAR}
+    put_in_force(funded, admission=AdmissionPolicy.model_validate(limit))
+    leader = ask(funded, "k1", fox(seed=1, shared=True))
+    assert isinstance(leader, Queued)
+    joined = ask(funded, "k1", fox(seed=1, shared=True), user="ben")
+    assert isinstance(joined, Joined)
+    charged = Attempt(leader.job_id, claim(funded, leader.job_id), may_be_paid=True)
+    done = fail(funded, charged, "its vendor may have made it", run_id="test")
+    assert (done.promoted, row(funded, joined.job_id).state) == (None, JobState.DEAD)
+    assert totals(funded, "user:ben") == (0, 0, 0)
+
+
 def test_the_use_of_limits_is_listed_for_named_scopes_and_for_nearly_full_ones(funded: sa.Engine, cost: int) -> None:
     put_in_force(funded, admission=limits(2 * cost, "user:*", "provider:fal"))
     queued(funded, "k1", 1)

@@ -16,9 +16,11 @@ from reelkeeper.adapters.providers import Generators, LocalGenerator, RemoteGene
 from reelkeeper.errors import DiskFull, LeaseLost
 from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
+from reelkeeper.model.requests import Declined
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.jobs import claim
+from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.claim import redrive
 from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
 from reelkeeper.operations.jobs.settle import cancel
@@ -155,6 +157,21 @@ def test_a_job_that_a_provider_refuses_for_good_is_dead_at_once(shop: World, pro
     provider.queue = [(422, {"error": "a face"})]
     assert run(shop, http(provider)) == {End.REFUSED: 1}
     assert find(shop.workspace.engine, text).state == JobState.DEAD
+    assert spent(shop) == 0
+
+
+def test_a_request_that_a_provider_refuses_is_not_sent_again_for_those_who_joined_it(
+    shop: World, provider: ProviderDouble
+) -> None:
+    engine, request = shop.workspace.engine, {**SMALL, "prompt": "a face"}
+    asked = [
+        admit(engine, request, user_id="ann", client_key=key, provider="http") for key in ("leads", "joins", "too")
+    ]
+    provider.queue = [(422, {"error": "a face"})]
+    assert run(shop, http(provider)) == {End.REFUSED: 1}
+    assert provider.submitted == []
+    left = [find(engine, answer.job_id) for answer in asked if not isinstance(answer, Declined)]
+    assert {(job.state, job.error, job.leader_id) for job in left} == {(JobState.DEAD, left[0].error, None)}
     assert spent(shop) == 0
 
 
