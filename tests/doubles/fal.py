@@ -127,11 +127,13 @@ class FalDouble(Vendor):
         return self.refusal(400, "Request is still in progress")
 
     def _list(self, query: dict[str, str]) -> Next:
-        """Return the requests of an endpoint."""
+        """Return the requests of an endpoint in between."""
         over: list[dict[str, Any]] = [
             {"request_id": job["id"], "endpoint_id": job["endpoint"], "json_input": job["input"], "status_code": 200}
             for job in self.jobs.values()
-            if job["endpoint"] == query["endpoint_id"] and not self.hides_jobs
+            if job["endpoint"] == query["endpoint_id"]
+            and query.get("start", "") <= job["at"].isoformat() < query.get("end", "z")
+            and not self.hides_jobs
         ]
         return 200, _page("items", over, query)
 

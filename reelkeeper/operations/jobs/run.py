@@ -337,6 +337,8 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
     job, served = run.claim, context.generators.served
     with reading(context.engine) as session:
         entry = at_version(session, job.policy_version).book.entry(job.model, job.lane)
+        # guard provider.sent_first: a job that a person retries is looked up among later ones alone, and never found
+        first_sent_at = vendor_jobs.sent_at(session, str(job.provider_key)) or job.started_at
     # guard catalogue.provider: a job is sent to a provider with another price
     name = (entry.provider if entry else None) or served.lane(job.lane)
     # guard provider.same: a job that one provider has, or may have, is sent to another, and paid twice
@@ -355,7 +357,7 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
         job.provider_key,
         job.provider_job_id,
         job.was_parked,
-        job.started_at,
+        first_sent_at,
         is_priced=quoted_model is not None,
         deadline=sent_at + timedelta(hours=run.attempts.give_up_hours),
         gpu_second_usd=entry.gpu_second_usd(job.request) if entry else None,

@@ -226,7 +226,7 @@ def test_an_account_is_read_page_by_page_back_to_its_first_moment(
         jobs = [{"id": f"p{n}", "status": "succeeded", "at": now - age, **fields} for n, age in enumerate(ages)]
         double.jobs = {str(job["id"]): job for job in jobs}
     for provider, double, calls in (
-        (FalProvider(TOKEN, url=fal.url, **HOW), fal, 1 + 8),  # the bill, and what was sent: its double ignores times
+        (FalProvider(TOKEN, url=fal.url, **HOW), fal, 1 + 5),  # the bill, and what was sent
         (ReplicateProvider(TOKEN, url=replicate.url, **HOW), replicate, 3),
         (OpenAIProvider(openai.url, TOKEN, **HOW), openai, 3),
     ):

@@ -16,8 +16,8 @@ from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.jobs import claim, lanes
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
-from reelkeeper.store.tables import alerts, jobs
-from tests.doubles.provider import TOKEN, ProviderDouble
+from reelkeeper.store.tables import alerts, jobs, vendor_jobs
+from tests.doubles.provider import LOST, TOKEN, ProviderDouble
 from tests.doubles.vendor import Vendor
 from tests.faults.world import World
 from tests.marks import marked
@@ -113,6 +113,24 @@ def test_a_job_that_waited_a_day_for_a_full_vendor_has_its_whole_time_there(
     if timeout := vendor.posted_with[-1]["X-Fal-Request-Timeout"]:
         assert int(timeout) > 23 * 3600
     assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd > 0
+
+
+@pytest.mark.parametrize("format_", ["fal"], indirect=True)
+def test_a_job_that_was_given_up_in_doubt_is_found_when_a_person_retries_it_days_later(
+    vendor: Vendor, generator: RemoteGenerator, shop: World
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    vendor.queue, vendor.hides_jobs = [LOST], True
+    assert run(shop, generator) == {End.PARKED: 1}
+    a_day_later(shop)
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(vendor_jobs).values(sent_at=Clock(-25 * 3600)))
+    vendor.book[0]["at"] -= timedelta(hours=25)
+    assert run(shop, generator) == {End.DEAD: 1}
+    vendor.hides_jobs = False
+    claim.redrive(shop.workspace.engine, job_id, author="bea")
+    assert run(shop, generator) == {End.SUCCEEDED: 1}
+    assert len(vendor.submitted) == 1
 
 
 def test_a_job_that_was_claimed_before_a_freeze_of_a_day_has_its_whole_time_at_its_provider(
