@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
-from reelkeeper.model import Outcome, Refusal
+from reelkeeper.model import Action, Outcome, Refusal
 from reelkeeper.model.money import MICRO
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_stopped
@@ -40,7 +40,7 @@ from reelkeeper.operations.lifecycle.transcode import Found, Permit, Terms, sear
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import lesson
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay, verdicts
 from reelkeeper.rules.lifecycle.selection import TRIED
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
 from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_IN_PLACE_USD, REQUESTS_USD, pace, unopened
@@ -54,7 +54,7 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress
 from reelkeeper.store.lifecycle.plans import Item, count_failures
 from reelkeeper.store.lifecycle.swaps import Source
-from reelkeeper.store.videos.videos import list_videos
+from reelkeeper.store.videos.videos import list_videos, live_videos
 
 _LOOKED_AT = 200  # videos read for one batch
 
@@ -183,6 +183,8 @@ def compress(
     try:
         with bound(video_id=item.video_id or ""):
             source = find_source(workspace, item.video_id or "", item.blob_id, run)
+            # guard transcode.again: a video is compressed whose user has paid since the plan to have it left as it is
+            _require_due(workspace, job, source)
             terms = replace(gather(workspace, job, source), to_learn=item.rule == TRIED)
             with _reserved(workspace, job, source, terms) as cost, workplace(source, run) as folder:
                 original = download(workspace, source, folder, placement)
@@ -195,6 +197,18 @@ def compress(
                 return swap(workspace, original, found.result, run)
     except Skipped as skipped:
         return skipped.outcome
+
+
+def _require_due(workspace: Workspace, job: CompressionJob, source: Source) -> None:
+    """Judge a video again, by the plan's own policies as of its time. Raises Skipped where they keep it by now.
+
+    A user's tier, a video's age and tag, and views of earlier days may have been recorded since.
+    """
+    with reading(workspace.engine) as session:
+        found = live_videos(session, job.as_of, only=[source.video_id], classified=bool(job.policy.segments))
+        judged = list(verdicts(found, job.policy, job.tiers, job.as_of, "", job.recipe.skip_codecs))
+    if not any(verdict.action is Action.COMPRESS for verdict in judged):
+        raise skipped(source, "no longer to be compressed, by its tier, age, tag or views")
 
 
 def gather(workspace: Workspace, job: CompressionJob, source: Source) -> Terms:

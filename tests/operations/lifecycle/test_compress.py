@@ -1,7 +1,9 @@
 """Before each video of a plan, workers check whether to go on, and whether the daily budget allows it."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,20 +14,36 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.model import Grace
+from reelkeeper.operations.billing import users
 from reelkeeper.operations.billing.limits import left_for_compressing
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import status
-from reelkeeper.operations.lifecycle.compress import CompressionJob, Cost, gather, may_go_on
+from reelkeeper.operations.lifecycle import previews
+from reelkeeper.operations.lifecycle.compress import (
+    CompressionJob,
+    Cost,
+    claim,
+    compress,
+    gather,
+    load_job,
+    may_go_on,
+)
+from reelkeeper.operations.lifecycle.previews import Planning
 from reelkeeper.operations.lifecycle.swap import Run, find_source
-from reelkeeper.rules.lifecycle.worth import pace
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import Recipe
+from reelkeeper.rules.lifecycle.worth import Payback, pace
 from reelkeeper.rules.policies import DEFAULTS
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches
-from reelkeeper.store.tables import job_totals
+from reelkeeper.store.tables import job_totals, videos
+from reelkeeper.store.videos import imports
 from tests.faults.world import World
 from tests.jobs import NOON
+from tests.operations.changes import change
 from tests.rules.lifecycle.test_first_crf import SEARCH
 
 
@@ -123,3 +141,37 @@ def test_the_expected_cost_of_an_encode_is_replaced_by_the_actual_cost(engine: s
     assert Cost.reserve(engine, 300, Decimal("0.0007")) is None
     assert Cost.reserve(engine, 10**9, Decimal("0.0007")) is None
     assert Cost.reserve(engine, 10**9, None)
+
+
+def upgrade(world: World) -> None:
+    users.put(world.workspace.engine, "ann", "pro", by="shop")
+
+
+def import_views(world: World) -> None:
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    imports.import_views(world.workspace.engine, ["video_id,day,views", f"v1,{yesterday},50"], complete=True)
+
+
+@pytest.mark.parametrize("meanwhile", [None, upgrade, import_views])
+def test_a_video_that_its_plan_would_keep_by_now_is_not_compressed(
+    world: World, meanwhile: Callable[[World], None] | None
+) -> None:
+    engine = world.workspace.engine
+    world.video("v1")
+    with reading(engine) as session:
+        as_of = now(session)
+    change(world, videos, created_at=as_of - timedelta(days=10))
+    imports.mark_complete(engine, [as_of.date() - timedelta(days=days) for days in range(1, 40)])
+    paid = {"name": "paid", "tiers": ["pro"], "compress_below_views": "never"}
+    policy = LifecyclePolicy.model_validate({"segments": [paid]})
+    free = Recipe(payback=Payback(cpu_usd_per_hour=None))
+    report = previews.tier_storage(Planning(engine, as_of, "night"), policy=policy, recipe=free)
+    assert report.plan.compress.objects == 1
+    if meanwhile:
+        meanwhile(world)
+    with LeaseManager(engine) as manager:
+        batch = claim(engine, manager, report.plan.id)
+        assert batch
+        (item, lease), scratch = batch.items[0], Path(world.address.folder) / "scratch"
+        outcome = compress(world.workspace, manager, load_job(engine, report.plan.id), item, lease, scratch=scratch)
+    assert (outcome.action == "skipped") == bool(meanwhile)
