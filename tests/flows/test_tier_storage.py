@@ -22,6 +22,7 @@ from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.lifecycle.worth import Payback
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, crf_searches, job_totals, notice_deliveries, notices, users, videos
+from tasks import runs
 from tests.clips import MakeClip
 from tests.flows.scenes import Scene
 from tests.marks import marked
@@ -125,6 +126,21 @@ def test_videos_beyond_the_days_dollars_are_left_to_a_later_plan(cold: Scene) ->
         session.execute(sa.delete(job_totals))  # another day
     again = tier_storage(dry_run=False)
     assert {done.outcome: done.objects for done in again.done} == {"compressed": 1}
+    cold.world.check()
+
+
+@pytest.mark.long
+def test_a_run_of_an_approved_plan_that_was_handed_over_does_the_rest(
+    cold: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_id = tier_storage().plan.id
+    monkeypatch.setattr(runs, "run_id", lambda: "the run")  # as Prefect keeps it when the next worker starts it again
+    cold.when_a_video_is_fetched(lambda: freeze.freeze(cold.engine, by="test", reason="its worker is replaced"))
+    with pytest.raises(Frozen):
+        tier_storage(dry_run=False, plan_id=plan_id)
+    freeze.thaw(cold.engine, by="test")
+    report = tier_storage(dry_run=False, plan_id=plan_id)
+    assert {done.outcome: done.objects for done in report.done} == {"compressed": 2, "retired": 1}
     cold.world.check()
 
 

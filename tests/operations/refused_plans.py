@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -47,7 +48,7 @@ def planned(engine: Engine, count: int = 8, *, kept: int = 0) -> str:
 def carry_out(engine: Engine, plan_id: str, limits: BlastRadius = TIGHT) -> None:
     """Claim the plan as a run of its flow does."""
     plan = plans.load(engine, plan_id, most=1).plan
-    plans.claim(engine, plan, UNDER, partial(guard.within, limits, plan), "a run")
+    plans.claim(engine, plan, UNDER, partial(guard.within, limits, plan), uuid4().hex)
 
 
 def refuse(engine: Engine, plan_id: str) -> str:

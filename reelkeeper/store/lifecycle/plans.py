@@ -153,7 +153,7 @@ def count_failures(session: Session, blob_id: int, error: str) -> int:
 
 
 def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any], run_id: str) -> None:
-    """Claim a plan for this run: `ready` becomes `applied`, once.
+    """Claim a plan for this run: `ready` becomes `applied`, once. A run that was handed over goes on with its own.
 
     Age is judged by the database's clock.
     A plan that the guard has refused may be claimed too, by a run with wider limits.
@@ -166,7 +166,11 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
         .where(
             plans.c.id == plan_id,
             # guard plans.once: one plan is carried out twice
-            plans.c.state.in_(OPEN),
+            sa.or_(
+                plans.c.state.in_(OPEN),
+                # guard plans.handed_over: an approved plan is left half done as its run's worker is replaced
+                sa.and_(plans.c.state == "applied", plans.c.run_id == run_id),
+            ),
             # guard plans.own_flow: a flow carries out another flow's plan
             plans.c.flow == flow,
             # guard plans.same_policy: a plan made under other policies is carried out

@@ -59,9 +59,16 @@ def summed_up(engine: sa.Engine, plan_id: str) -> PlanSummary:
         return load_summary(session, plan_id)
 
 
-def apply(engine: sa.Engine, plan_id: str, flow: str = "tier_storage", policy: dict[str, Any] = POLICY) -> None:
+def apply(
+    engine: sa.Engine,
+    plan_id: str,
+    flow: str = "tier_storage",
+    policy: dict[str, Any] = POLICY,
+    *,
+    run_id: str = "run",
+) -> None:
     with transaction(engine, "test.apply") as session:
-        begin_applying(session, plan_id, flow, policy, "run")
+        begin_applying(session, plan_id, flow, policy, run_id)
 
 
 def test_a_plan_is_summed_up(engine: sa.Engine) -> None:
@@ -125,10 +132,21 @@ def test_a_plan_is_applied_once(engine: sa.Engine) -> None:
     plan_id = ready(engine).id
     apply(engine, plan_id)
     with pytest.raises(PlanRefused) as refused:
-        apply(engine, plan_id)
+        apply(engine, plan_id, run_id="another")
     assert marked(refused.value) == snapshot(
         "plan ID was already applied on DAY TIME UTC. Nothing was changed. Make a new plan"
     )
+
+
+def test_a_run_that_was_handed_over_goes_on_with_its_plan(engine: sa.Engine) -> None:
+    plan_id = ready(engine).id
+    apply(engine, plan_id)
+    with transaction(engine, "test.record") as session:
+        record_outcomes(session, plan_id, [Outcome("v1", "compressed", "", 1_001, 400)])
+    apply(engine, plan_id)
+    with reading(engine) as session:
+        outcome = sa.select(verdicts.c.outcome).where(verdicts.c.plan_id == plan_id, verdicts.c.video_id == "v1")
+        assert session.execute(outcome).scalar() == "compressed"
 
 
 def test_an_applied_plan_with_items_left_is_under_way_or_stopped(engine: sa.Engine) -> None:
@@ -166,14 +184,14 @@ def test_an_applied_plan_with_items_left_is_under_way_or_stopped(engine: sa.Engi
 def test_one_of_many_concurrent_runs_applies_a_plan(engine: sa.Engine) -> None:
     plan_id, applied = ready(engine).id, []
 
-    def attempt() -> None:
+    def attempt(run_id: str) -> None:
         try:
-            apply(engine, plan_id)
+            apply(engine, plan_id, run_id=run_id)
         except PlanRefused:
             return
         applied.append(plan_id)
 
-    runs = [threading.Thread(target=attempt) for _ in range(8)]
+    runs = [threading.Thread(target=attempt, args=(f"run {n}",)) for n in range(8)]
     for run in runs:
         run.start()
     for run in runs:
@@ -207,7 +225,7 @@ def test_a_plan_that_the_guard_refused_may_be_applied_with_its_override_once(eng
         refuse_plan(session, plan_id, "501 objects, limit 500")
     apply(engine, plan_id)
     with pytest.raises(PlanRefused) as refused:
-        apply(engine, plan_id)
+        apply(engine, plan_id, run_id="another")
     assert marked(refused.value) == snapshot(
         "plan ID was already applied on DAY TIME UTC. Nothing was changed. Make a new plan"
     )
