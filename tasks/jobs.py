@@ -60,7 +60,9 @@ def _limit(workspace: Workspace, slots: int) -> Callable[[], int]:
         nonlocal known, looked_at
         if known is None or time.monotonic() - looked_at >= _LIMIT_SECONDS:
             looked_at = time.monotonic()
-            known = _from_prefect(known) or queue.jobs_at_once(workspace.engine) or slots
+            found = _from_prefect(known)
+            # guard claims.stopped: jobs go on being begun, and bought, while a person allows none at Prefect
+            known = queue.jobs_at_once(workspace.engine) or slots if found is None else found
         return known
 
     return limit
@@ -78,4 +80,4 @@ def _from_prefect(before: int | None) -> int | None:
         get_run_logger().warning("Prefect's limit %r cannot be read: %s", GLOBAL_LIMIT, type(error).__name__)
         # guard outages.limit_kept: while Prefect does not answer, more jobs run at once than a person has allowed there
         return before
-    return found.limit if found.active and found.limit > 0 else None
+    return found.limit if found.active else None

@@ -148,6 +148,8 @@ def test_prefects_limit_holds_while_its_server_does_not_answer(queue: Scene, mon
             with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
                 assert limit() == 1
             assert time.monotonic() - began < 30  # of the 73 s for which a run sends other requests again
+            client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, 0)
+            assert limit() == 0
         finally:
             client.delete_global_concurrency_limit_by_name(GLOBAL_LIMIT)
         assert limit() == 8
