@@ -113,6 +113,8 @@ class JobRun:
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider charged for this attempt
         self.is_paid = False  # it charged, and did not say how much
+        self.was_running = False  # at its provider, as this worker has seen
+        self.ended_at: datetime | None = None  # there; None: not seen
         self.never_came = False  # to its vendor, by that vendor's list
         self.is_unsent = False  # announced by this worker, which has had no leave to send it since
         self.attempts = attempts
@@ -133,12 +135,14 @@ class JobRun:
 
     def over(self) -> None:
         """Record that the provider is done with the job, and let another be claimed in its place."""
+        # guard breaker.seen_to_end: after hours without a worker, a well provider counts as slow, and gets no job
+        self.ended_at = datetime.now(UTC) if self.was_running else None
         claiming.note_over(self._context.engine, self.claim)
         self._context.woken.set()
 
     def progress(self, fraction: float) -> None:
         """Record the progress, from 0 to 1."""
-        self.fraction = fraction
+        self.fraction, self.was_running = fraction, True
         self.check()
 
     def paid(self, cost_microusd: int | None) -> None:
@@ -323,8 +327,8 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
 
 def _seconds(job: JobRun, took: float | None) -> float | None:
     """Return the seconds that a provider took for a video, also where another worker had sent it; None: unknown."""
-    if took is None and job.claim.attempts == 1 and not job.claim.was_parked:
-        return (datetime.now(UTC) - job.claim.started_at).total_seconds()
+    if took is None and job.ended_at and job.claim.attempts == 1 and not job.claim.was_parked:
+        return (job.ended_at - job.claim.started_at).total_seconds()
     return took
 
 

@@ -17,9 +17,9 @@ from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs import breaker as rules
 from reelkeeper.rules.jobs.breaker import RULE, Phase
-from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.jobs.claims import Claim
-from reelkeeper.store.tables import alerts, outbox
+from reelkeeper.store.tables import alerts, jobs, outbox
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.books import make_user
@@ -81,6 +81,21 @@ def phase(engine: sa.Engine, provider: str = "fal") -> Phase:
 def told(engine: sa.Engine) -> list[tuple[str, str]]:
     with reading(engine) as session:
         return [tuple(found) for found in session.execute(sa.select(alerts.c.rule, alerts.c.state))]
+
+
+@pytest.mark.parametrize("runs_on", [False, True])
+def test_a_provider_is_not_slow_whose_jobs_were_followed_by_no_worker_for_hours(
+    shop: World, provider: ProviderDouble, *, runs_on: bool
+) -> None:
+    engine = shop.workspace.engine
+    ask(shop, "a cat", "a dog")
+    provider.looks = 10_000
+    assert run(shop, http(provider), seconds=0.5) == {End.HANDED_OVER: 2}
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(jobs).values(started_at=Clock(-2 * 3600)))
+    provider.looks = 1 + (runs_on and max(job["looks"] for job in provider.jobs.values()) + 1)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
+    assert phase(engine, "http") == (Phase.OPEN if runs_on else Phase.CLOSED)
 
 
 def test_no_job_is_claimed_for_a_failing_provider_and_others_continue(queue: sa.Engine) -> None:
