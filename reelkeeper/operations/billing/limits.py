@@ -58,6 +58,15 @@ def refuse(
     return Declined(RefusedFor.SPEND_LIMIT, refused.sentence, seconds)
 
 
+def forget_refusals(session: Session, before: Sequence[SpendLimit], after: Sequence[SpendLimit]) -> None:
+    """Count refusals from zero where `after` allows more than `before`: they say nothing about the new limit."""
+    for period, name in limits.names(now(session)).items():
+        for total in job_totals.refused(session, [name]):
+            was, is_now = (limits.applying(kept, [total.scope]).get((total.scope, period)) for kept in (before, after))
+            if was is not None and (is_now is None or is_now > was):
+                job_totals.forget_refusals(session, total.scope, name)
+
+
 def has_room(session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int) -> bool:
     """Check whether a job of this cost stays within every limit of its scopes; no refusal is counted."""
     kept, as_of = limits.applying(policy, job_scopes), now(session)

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from reelkeeper.errors import GuardRefused, PlanRefused, TierRefused
 from reelkeeper.model import Action, Counts, PlanSummary, Verdict, Video
+from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.lifecycle.plans import appraise
@@ -184,6 +185,9 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
                 f"UTC ({other.reason}), but this document was compared with version {before}. See reelkeeper policy "
                 "diff, and apply again"
             )
+        kept, wanted = effect.before.policies.admission, effect.after.admission
+        # guard spend.limit_raised: a limit that was raised is reported as used up until its month ends
+        limits.forget_refusals(session, kept.spend_limits, wanted.spend_limits)
         if effect.removed_tiers:
             # guard policy.tier_in_use: users stay in a removed tier, with no promises and no quota
             _require_no_users(effect.after, effect.removed_tiers, users_by_tier(session))  # imports wait for this

@@ -98,6 +98,18 @@ def of_kind(session: Session, kind: str, periods: Collection[str], least_microus
     return [JobTotal(*row) for row in session.execute(sa.select(*_FIGURES).where(wanted))]
 
 
+def refused(session: Session, periods: Collection[str]) -> list[JobTotal]:
+    """Read the totals of these periods that have a refusal."""
+    wanted = sa.and_(job_totals.c.period.in_(periods), job_totals.c.refusals > 0)
+    return [JobTotal(*row) for row in session.execute(sa.select(*_FIGURES).where(wanted))]
+
+
+def forget_refusals(session: Session, scope: str, period: str) -> None:
+    """Count the refusals of a scope in a period from zero."""
+    row = sa.and_(job_totals.c.scope == scope, job_totals.c.period == period)
+    session.execute(sa.update(job_totals).where(row).values(refusals=0))
+
+
 def by_day(session: Session, kinds: Collection[str], first: date, last: date) -> list[JobTotal]:
     """Read the totals of the days from `first` to `last` of all scopes of these kinds, such as `provider`."""
     days = sa.and_(

@@ -17,7 +17,9 @@ from reelkeeper.operations.health import accounts, status
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import Attempt, cancel, fail, succeed
+from reelkeeper.operations.lifecycle import policies
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy, Period
@@ -197,6 +199,33 @@ def test_the_use_of_limits_is_listed_for_named_scopes_and_for_nearly_full_ones(f
     found = status.gather(funded).money.limits
     assert found == tuple(spent.limits)
     assert [(use.scope, use.percent, use.refusals) for use in found] == [("user:ann", 100, 1), ("provider:fal", 0, 0)]
+
+
+def levels(engine: sa.Engine) -> dict[str, str]:
+    """Return the level of each limit that is reported."""
+    with reading(engine) as session:
+        as_of = now(session)
+    spent = metering.spent(engine, as_of, first=as_of.date(), users=[])
+    found = watch.judge(spent, BudgetPolicy(), AnomalyPolicy(), as_of)
+    return {finding.scope: finding.level for finding in found if finding.rule == RULE}
+
+
+@pytest.mark.parametrize(
+    ("times", "left"),
+    [(10, {}), (0, {"user:ann": "100"}), (1, {"user:ann": "100"})],
+)
+def test_a_limit_that_was_raised_is_not_used_up_by_what_the_earlier_one_refused(
+    funded: sa.Engine, cost: int, times: int, left: dict[str, str]
+) -> None:
+    put_in_force(funded, admission=limits(3 * cost // 2, "user:ann", "user:ben"))
+    for number, user in enumerate(("ann", "ben")):
+        queued(funded, "k1", 2 * number, user)
+        assert isinstance(ask(funded, "k2", fox(seed=2 * number + 1), user=user), Declined)
+    assert levels(funded) == {"user:ann": "100", "user:ben": "100"}
+    after = (*limits(times * cost, "user:*").spend_limits, *limits(3 * cost // 2, "user:ben").spend_limits)
+    wanted = DEFAULTS.overridden(admission=AdmissionPolicy(spend_limits=after))
+    policies.apply(funded, policies.effect_of(funded, wanted), author="ops", reason="a test")
+    assert levels(funded) == {**left, "user:ben": "100"}
 
 
 def test_a_wrong_total_is_found_and_corrected(funded: sa.Engine, cost: int) -> None:
