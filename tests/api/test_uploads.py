@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +15,7 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters.s3.keys import key_name
 from reelkeeper.client import _path
 from reelkeeper.model import BlobState, Grace
+from reelkeeper.operations.billing import users
 from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
@@ -78,6 +79,31 @@ def test_the_same_key_gives_the_same_upload_and_other_parameters_are_refused(cli
     assert storage(world.workspace.engine, "ann") == (0, len(data))
     problem(client.post("/v1/uploads", json=announced(data, video_id="other"), headers=KEY), 422)
     problem(client.post("/v1/uploads", json=announced(data)), 422)
+
+
+def test_an_upload_of_a_caller_whose_clock_is_ahead_is_repeated_like_any_other(
+    client: TestClient, world: World
+) -> None:
+    data = world.clip.read_bytes()
+    ahead = (datetime.now(UTC) + timedelta(minutes=2)).isoformat()
+    assert begin(client, data, created_at=ahead)["id"] == begin(client, data, created_at=ahead)["id"]
+    with reading(world.workspace.engine) as session:
+        made_at = session.execute(sa.select(uploads.c.video_created_at)).scalar_one()
+        assert made_at <= session.execute(sa.select(Clock())).scalar_one()
+
+
+@pytest.mark.parametrize("asked_as", ["ann", "anna"])
+def test_an_upload_that_was_begun_before_its_user_was_renamed_is_found_by_its_key(
+    client: TestClient, world: World, asked_as: str
+) -> None:
+    data = world.clip.read_bytes()
+    first = begin(client, data)
+    users.rename(world.workspace.engine, "ann", "anna", by="ops", apply=True)
+    again = begin(client, data, user_id=asked_as)
+    assert (again["id"], again["user_id"]) == (first["id"], "anna")
+    assert storage(world.workspace.engine, "anna") == (0, len(data))
+    other = problem(client.post("/v1/uploads", json=announced(data, user_id="anna", video_id="x"), headers=KEY), 422)
+    assert other["type"] == "urn:reelkeeper:key-reused"
 
 
 def test_only_the_bytes_that_were_announced_can_be_put_and_only_once(client: TestClient, world: World) -> None:

@@ -85,7 +85,7 @@ def begin_upload(body: NewUpload, key: IdempotencyKey, app_state: CurrentState) 
     """Reserve space for the bytes, and sign a URL that accepts exactly these bytes, once."""
     wanted = receive.Announced(**body.model_dump())
     if wanted.created_at:
-        wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
+        wanted = wanted._replace(created_at=wanted.created_at.astimezone(UTC))
     work, seconds = app_state.workspace, app_state.load.policy.url_seconds
     upload, ticket = for_user(
         work.engine,

@@ -175,13 +175,16 @@ def give(
     require_key(key)
     with transaction(engine, "users.give") as session:
         user_id = former_ids.known_user(session, user_id) if user_id else _holder(session, hold_id)
-        own = f"credits/{own_key(user_id, key)}"
+        given = {name: f"credits/{own_key(name, key)}" for name in (user_id, *former_ids.of_user(session, user_id))}
+        # guard accounts.former_keys: a grant that is repeated after its user was renamed is granted again
+        named = next((name for name, own in given.items() if was_given(session, user_id, own)), user_id)
+        own = given[named]
         # guard accounts.earlier_keys: what the command granted before keys were unique to a user is granted again
         if was_given(session, user_id, key):
             own = key
         try:
             if hold_id is None:
-                moved = ledger.grant(session, user_id, amount_microusd, own, run_id=by, reason=reason)
+                moved = ledger.grant(session, named, amount_microusd, own, run_id=by, reason=reason)
             else:
                 moved = ledger.refund(session, hold_id, amount_microusd, own, run_id=by, reason=reason)
         except KeyReused as error:

@@ -23,6 +23,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.upload import CONTENT_TYPES
 from reelkeeper.rules.billing.credits import fingerprint, own_key, require_key
 from reelkeeper.store import Session
+from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.videos import is_user
@@ -56,15 +57,14 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
     KeyRefused, Frozen.
     """
     require_key(key)
-    upload_id = own_key(wanted.user_id, key)
-    made_at = wanted.created_at.isoformat() if wanted.created_at else None
-    # Without the tag, which does not concern the bytes; the first one stays.
-    about = {name: value for name, value in wanted._asdict().items() if name != "tag"}
-    sha256 = fingerprint(**{**about, "created_at": made_at})
     with transaction(workspace.engine, "receive.begin") as session:
         require_permission(session)
-        known = uploads.find(session, upload_id)
-        before = known or _announce(session, workspace, wanted, upload_id, sha256, url_seconds)
+        # guard upload_url.former_keys: an upload that is repeated after its user was renamed is made twice, or refused
+        names = (wanted.user_id, *former_ids.of_user(session, wanted.user_id))
+        found = ((name, uploads.find(session, own_key(name, key))) for name in names)
+        named, known = next(((name, upload) for name, upload in found if upload), (wanted.user_id, None))
+        sha256 = _fingerprint(wanted._replace(user_id=named))
+        before = known or _announce(session, workspace, wanted, own_key(named, key), sha256, url_seconds)
         at = now(session)
     # guard upload_url.key_reused: an upload gets the URL of another upload
     if before.request_sha256 != sha256:
@@ -76,6 +76,13 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
         replays.note()
     left = int((before.url_until - at).total_seconds())
     return before, _ticket(workspace, before, left) if before.state == ReservationState.OPEN and left > 0 else None
+
+
+def _fingerprint(wanted: Announced) -> str:
+    made_at = wanted.created_at.isoformat() if wanted.created_at else None
+    # Without the tag, which does not concern the bytes; the first one stays.
+    about = {name: value for name, value in wanted._asdict().items() if name != "tag"}
+    return fingerprint(**{**about, "created_at": made_at})
 
 
 def find(workspace: Workspace, upload_id: str) -> Upload:
@@ -109,7 +116,8 @@ def _announce(
         request_sha256=sha256,
         user_id=wanted.user_id,
         video_id=wanted.video_id,
-        video_created_at=wanted.created_at or at,
+        # guard upload_url.clock: a video of a caller whose clock is ahead is made in the future, and kept for too long
+        video_created_at=min(wanted.created_at or at, at),
         state=promise.state,
         refusal=None,
         reservation_id=promise.id,

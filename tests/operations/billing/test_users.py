@@ -10,7 +10,7 @@ from inline_snapshot import snapshot
 
 from reelkeeper.errors import InputRefused, KeyReused, NotFound, Refused, TierRefused
 from reelkeeper.operations.billing import ledger
-from reelkeeper.operations.billing.users import give, import_users, put
+from reelkeeper.operations.billing.users import give, import_users, put, rename
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
 from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
@@ -126,6 +126,20 @@ def test_a_key_that_the_command_kept_as_it_was_given_grants_nothing_again(engine
         give(engine, "ann", 700, "order 1", by="front", reason="a gift")
     _, balance = give(engine, "bob", 500, "order 1", by="front", reason="a gift")  # a key is one user's
     assert balance.available_microusd == 500
+
+
+def test_a_grant_that_is_repeated_after_its_user_was_renamed_grants_nothing_again(engine: sa.Engine) -> None:
+    make_user(engine, "ann")
+    first, before = give(engine, "ann", 500, "order 1", by="front", reason="a gift")
+    rename(engine, "ann", "anna", by="ops", apply=True)
+    rename(engine, "anna", "anne", by="ops", apply=True)
+    for user_id in ("ann", "anna", "anne"):
+        moved, balance = give(engine, user_id, 500, "order 1", by="front", reason="a gift")
+        assert (moved.id, moved.user_id, balance) == (first.id, "anne", before)
+        with pytest.raises(KeyReused):
+            give(engine, user_id, 700, "order 1", by="front", reason="a gift")
+    _, balance = give(engine, "ann", 500, "order 2", by="front", reason="a gift")
+    assert balance.available_microusd == 1000
 
 
 def test_a_refund_finds_its_user_by_the_hold(engine: sa.Engine) -> None:
