@@ -14,10 +14,10 @@ repeated.
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
@@ -25,19 +25,31 @@ import httpx
 ATTEMPTS: Final = 5
 _MAX_WAIT_SECONDS: Final = 30.0
 _PASSING: Final = frozenset({429, 502, 503})
+_LASTING: Final = frozenset({"urn:reelkeeper:budget", "urn:reelkeeper:spend-limit"})  # until tomorrow, or next month
+_NOT_OURS: Final = "about:blank"  # the kind of what a proxy or the bucket answers
 _CHUNK_BYTES: Final = 1 << 20
 _QUIET_SECONDS: Final = 60.0  # without a sign of life from the server's event stream, which sends one each 15 s
 Json = dict[str, Any]
+_T = TypeVar("_T")
 
 
 class RequestRefused(Exception):  # noqa: N818  named for what happened, as all errors here are
     """The API said no. `kind` is for programs, such as urn:reelkeeper:quota; the message is its sentence."""
 
-    def __init__(self, status: int, kind: str, detail: str) -> None:
+    def __init__(self, status: int, kind: str, detail: str, wait_seconds: float | None = None) -> None:
         super().__init__(f"{status} {kind}: {detail}")
         self.status = status
         self.kind = kind
         self.detail = detail
+        self.wait_seconds = wait_seconds
+
+    @property
+    def passes(self) -> bool:
+        """Check whether the same request may be answered within a minute."""
+        is_passing = self.status in _PASSING or self.kind == "urn:reelkeeper:busy"
+        is_passing |= self.kind == _NOT_OURS and self.status >= httpx.codes.INTERNAL_SERVER_ERROR
+        # guard client.lasting: a service waits minutes for a refusal that lasts a month, and it is counted five times
+        return is_passing and self.kind not in _LASTING
 
 
 class Client:
@@ -119,7 +131,7 @@ class Client:
                             return
             except (httpx.TransportError, RequestRefused) as error:
                 failed += 1
-                if failed >= ATTEMPTS or (isinstance(error, RequestRefused) and error.status not in _PASSING):
+                if failed >= ATTEMPTS or (isinstance(error, RequestRefused) and not error.passes):
                     raise
                 time.sleep(min(_MAX_WAIT_SECONDS, 2.0 ** (failed - 1)))
 
@@ -198,14 +210,21 @@ class Client:
     def export_user(self, user_id: str, path: Path) -> None:
         """Write all data of a user to `path`, a ZIP; it appears when it is whole."""
         partial = path.with_name(f"{path.name}.partial")
-        with self._http.stream("GET", _path("users", user_id, "export"), timeout=None) as answer:
+        try:
+            _retried(lambda: self._download(_path("users", user_id, "export"), partial))
+            partial.replace(path)
+        finally:
+            # guard client.partial: a part of a user's data stays on the disk where an export breaks off
+            partial.unlink(missing_ok=True)
+
+    def _download(self, path: str, to: Path) -> None:
+        with self._http.stream("GET", path, timeout=None) as answer:
             if answer.is_error:
                 answer.read()
                 raise _refused(answer)
-            with partial.open("wb") as file:
+            with to.open("wb") as file:
                 for chunk in answer.iter_bytes(_CHUNK_BYTES):
                     file.write(chunk)
-        partial.replace(path)
 
     def add_webhook(self, url: str, events: Sequence[str] = (), *, key: str) -> Json:
         """Tell a server of these events, or of all; the answer's `secret` is shown this once."""
@@ -270,7 +289,7 @@ class Client:
         }
         upload = self._json("POST", "/v1/uploads", wanted, key=key)
         if upload["state"] == "open" and upload["url"]:
-            _put(upload["url"], upload["headers"], path)
+            _retried(lambda: _put(upload["url"], upload["headers"], path))
         return self._json("POST", f"/v1/uploads/{upload['id']}/complete")
 
     def _pages(self, path: str, name: str) -> Iterator[Json]:
@@ -291,25 +310,31 @@ class Client:
         self, method: str, path: str, body: object = None, *, key: str | None = None, content: bytes | None = None
     ) -> httpx.Response:
         headers = {"Idempotency-Key": key} if key else {}
-        for attempt in range(1, ATTEMPTS + 1):
-            wait = min(_MAX_WAIT_SECONDS, 2.0 ** (attempt - 1))
-            try:
-                answer = self._http.request(method, path, json=body, content=content, headers=headers)
-            except httpx.TransportError:
-                if attempt == ATTEMPTS:
-                    raise
-            else:
-                if not answer.is_error:
-                    return answer
-                refused = _refused(answer)
-                passing = answer.status_code in _PASSING or refused.kind == "urn:reelkeeper:busy"
-                passing &= refused.kind != "urn:reelkeeper:budget"  # it lasts until tomorrow
-                if not passing or attempt == ATTEMPTS:
-                    raise refused
-                retry_after = answer.headers.get("retry-after", "")
-                wait = min(_MAX_WAIT_SECONDS, float(retry_after)) if retry_after.isdigit() else wait
-            time.sleep(wait)
-        raise AssertionError  # the loop returns or raises
+
+        def send() -> httpx.Response:
+            answer = self._http.request(method, path, json=body, content=content, headers=headers)
+            if answer.is_error:
+                raise _refused(answer)
+            return answer
+
+        return _retried(send)
+
+
+def _retried(act: Callable[[], _T]) -> _T:
+    """Return what `act` does, after passing errors at a later attempt."""
+    for attempt in range(1, ATTEMPTS + 1):
+        wait = 2.0 ** (attempt - 1)
+        try:
+            return act()
+        except httpx.TransportError:
+            if attempt == ATTEMPTS:
+                raise
+        except RequestRefused as refused:
+            if not refused.passes or attempt == ATTEMPTS:
+                raise
+            wait = wait if refused.wait_seconds is None else refused.wait_seconds
+        time.sleep(min(_MAX_WAIT_SECONDS, wait))
+    raise AssertionError  # the loop returns or raises
 
 
 def _tagged(tag: str | None) -> dict[str, str]:
@@ -324,11 +349,13 @@ def _path(*parts: str) -> str:
 
 
 def _refused(answer: httpx.Response) -> RequestRefused:
+    retry_after = answer.headers.get("retry-after", "")
+    wait_seconds = float(retry_after) if retry_after.isdigit() else None
     try:
         problem = answer.json()
-        return RequestRefused(answer.status_code, problem["type"], problem["detail"])
+        return RequestRefused(answer.status_code, problem["type"], problem["detail"], wait_seconds)
     except (ValueError, KeyError, TypeError):  # not the API's own words: a proxy's
-        return RequestRefused(answer.status_code, "about:blank", answer.text[:500])
+        return RequestRefused(answer.status_code, _NOT_OURS, answer.text[:500], wait_seconds)
 
 
 def _put(url: str, headers: Mapping[str, str], path: Path) -> None:
@@ -341,7 +368,7 @@ def _put(url: str, headers: Mapping[str, str], path: Path) -> None:
             trust_env=_may_use_proxy(url),
         )
     if answer.is_error and answer.status_code != httpx.codes.PRECONDITION_FAILED:  # those bytes stand there already
-        raise RequestRefused(answer.status_code, "about:blank", answer.text[:500])
+        raise _refused(answer)
 
 
 def _may_use_proxy(url: str) -> bool:

@@ -1,25 +1,35 @@
 """The Python client against a real server: the command in its own process and port."""
 
 import ast
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from decimal import Decimal
+from functools import partial
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from inspect import isfunction
 from pathlib import Path
+from typing import ClassVar
 from zipfile import ZipFile
 
 import httpx
 import pytest
 from inline_snapshot import snapshot
 
-from reelkeeper.client import Client, RequestRefused
+from reelkeeper.client import ATTEMPTS, Client, RequestRefused
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import tokens
+from reelkeeper.operations.health import status
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.settle import Attempt
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.spend.limits import SpendLimit
 from tests.api.crowd import PNG
 from tests.api.served import served
 from tests.doubles.receiver import Receiver
+from tests.doubles.serving import answering
 from tests.faults.world import World
 from tests.marks import marked
 from tests.operations.asking import claim, make
@@ -148,6 +158,51 @@ def test_a_service_gets_the_events_that_it_subscribes_to(sqlite_world: World, cl
         assert client.choose_events(added["id"], [], enabled=False)["disabled_at"]
         client.remove_webhook(added["id"])
         assert client.webhooks() == []
+
+
+@pytest.mark.long
+def test_an_upload_whose_bytes_are_cut_off_or_not_taken_is_put_again(sqlite_world: World, client: Client) -> None:
+    faults = sqlite_world.double.faults
+    happens: list[Callable[[str], None]] = [faults.drop_request, faults.drop_reply, partial(faults.fail, status=500)]
+    for number, happen in enumerate(happens):
+        happen("PutObject")
+        stored = client.upload(sqlite_world.clip, user_id="ann", video_id=f"v{number}", key=f"k{number}")
+        assert stored["state"] == "stored"
+
+
+@pytest.mark.long
+def test_a_spend_limit_is_told_at_once_and_counted_once(sqlite_world: World, client: Client) -> None:
+    engine, limit = sqlite_world.workspace.engine, SpendLimit(scope="user:ann", usd=Decimal(0))
+    put_in_force(engine, admission=AdmissionPolicy(spend_limits=(limit,)))
+    with pytest.raises(RequestRefused) as refused:
+        client.ask("ann", {"model": "m", "prompt": "a fox"}, key="k1")
+    assert refused.value.kind == "urn:reelkeeper:spend-limit"
+    assert [use.refusals for use in status.gather(engine).money.limits] == [1]
+
+
+class _CutOnce(BaseHTTPRequestHandler):
+    """A server that breaks off its first answer."""
+
+    answers: ClassVar[list[bytes]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "6")
+        self.end_headers()
+        self.wfile.write(self.answers.pop(0))
+
+
+@pytest.mark.parametrize(("answers", "kept"), [([b"exp", b"export"], b"export"), ([b"exp"] * ATTEMPTS, None)])
+def test_an_export_that_breaks_off_is_asked_for_again_and_never_left_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[bytes], kept: bytes | None
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(_CutOnce, "answers", [*answers])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _CutOnce)
+    broken = nullcontext() if kept else pytest.raises(httpx.TransportError)
+    with answering(server), Client(f"http://127.0.0.1:{server.server_port}", "rk_any") as client, broken:
+        client.export_user("ann", tmp_path / "ann.zip")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == ([kept] if kept else [])
 
 
 def test_each_method_of_it_is_used_against_a_server() -> None:
