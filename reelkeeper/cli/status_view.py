@@ -28,6 +28,7 @@ _SIGNS = {Severity.CRITICAL: ("✗", "red"), Severity.WARNING: ("!", "yellow"), 
 _FULL, _NEARLY = 1.0, 0.8  # of a budget
 _MAX_LIMITS = 8
 _MAX_LEVERS = 5
+_MAX_ALERTS = 50
 
 
 def document(found: Status) -> dict[str, Any]:
@@ -195,9 +196,11 @@ def _alerts(found: Status) -> Panel:
     if not found.alerts:
         return _panel("Alerts", Text("none fires", "dim"))
     table = _grid("left", "left")
-    for alert in found.alerts:
+    for alert in found.alerts[:_MAX_ALERTS]:
         seen = f" (seen by {alert.acknowledged_by})" if alert.acknowledged_by else ""
         table.add_row(Text(*_SIGNS[Severity(alert.severity)]), Text(f"{alert.title}{seen}"))
+    if more := found.alerts[_MAX_ALERTS:]:
+        table.add_row("", Text(f"and {len(more):,} more", "dim"))
     return _panel("Alerts: reelkeeper alerts", table)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from reelkeeper.model import SearchTotals
+from reelkeeper.model.alerts import Severity
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
 from reelkeeper.operations.billing import limits
@@ -38,8 +39,6 @@ from reelkeeper.store.lifecycle.backlog import Backlog
 from reelkeeper.store.lifecycle.plans import policy_hash
 from reelkeeper.store.videos import cache, stock
 from reelkeeper.store.videos.stock import InGrace
-
-_MAX_ALERTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,8 @@ def gather(engine: Engine, money: Money | None = None) -> Status:
             ),
             cache=Cache(*cache.count(session)),
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
-            alerts=tuple(alerts.listed(session, everything=False, limit=_MAX_ALERTS, but=savings.RULE)),
+            # guard alerts.all_firing: behind 50 newer alerts, a critical one is neither shown nor in the metrics
+            alerts=tuple(_worst_first(alerts.listed(session, everything=False, but=savings.RULE))),
             levers=tuple(levers(session)),
             frozen=stopped,
             money=money or _money(session, at, policies),
@@ -185,8 +185,14 @@ def gather(engine: Engine, money: Money | None = None) -> Status:
 
 def levers(session: Session) -> list[alerts.ListedAlert]:
     """List what would lower the bill, as the last run of `forecast_costs` found it, the largest first."""
-    found = alerts.listed(session, everything=False, limit=_MAX_ALERTS, only=savings.RULE)
+    # guard alerts.all_levers: the largest of many levers is left out
+    found = alerts.listed(session, everything=False, only=savings.RULE)
     return sorted(found, key=lambda lever: (-(lever.impact_microusd or 0), lever.scope))
+
+
+def _worst_first(found: Sequence[alerts.ListedAlert]) -> list[alerts.ListedAlert]:
+    order = list(Severity)
+    return sorted(found, key=lambda alert: -order.index(alert.severity))
 
 
 def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:

@@ -174,7 +174,7 @@ def listed(
     session: Session,
     *,
     everything: bool,
-    limit: int,
+    limit: int | None = None,
     only: str | None = None,
     but: str | None = None,
     during: tuple[datetime, datetime] | None = None,

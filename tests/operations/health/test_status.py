@@ -3,8 +3,13 @@
 import pytest
 import sqlalchemy as sa
 
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.health.status import awaited, flow_states, gather
 from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.rules.alerts.webhooks import disabled
+from reelkeeper.rules.lifecycle.savings import RULE as LEVER
+from reelkeeper.rules.spend.limits import RULE as LIMIT
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import deployment as row
@@ -46,3 +51,15 @@ def test_the_watchdog_names_no_flow_that_is_not_deployed(old: sa.Engine) -> None
         states = flow_states(session, tuple(CADENCES))
         assert awaited(session).flows == STORING
     assert {state.flow for state in states} == STORING
+
+
+def test_every_firing_alert_and_lever_is_counted_the_worst_first(engine: sa.Engine) -> None:
+    a_disabled = disabled("0" * 12, "it is gone")
+    observe(engine, [a_disabled], rules=(), run_id="test")
+    over = [Finding(LIMIT, f"user:{user}", "2999-11", "80", Severity.WARNING, "", "") for user in range(60)]
+    ways = [Finding(LEVER, f"lever {way}", "", "", Severity.NOTICE, "", "", "", way * 10**6) for way in range(60)]
+    observe(engine, [*over, *ways], rules=(), run_id="test")
+    found = gather(engine)
+    assert len(found.alerts) == 61
+    assert found.alerts[0].scope == a_disabled.scope
+    assert [lever.impact_microusd for lever in found.levers] == [way.impact_microusd for way in reversed(ways)]
