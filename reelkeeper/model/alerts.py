@@ -227,7 +227,7 @@ class Delivery:
     body: Mapping[str, Any]
     attempts: int  # before this one
     url: str
-    secrets: tuple[str, ...]  # each signs: the present one and, for a day, the previous one
+    secrets: tuple[str, ...]  # each signs: the present one and, for a day, the previous ones
     at: datetime  # current time of the database
     is_own: bool = False  # `url` is that of a job, at the endpoint's origin
 

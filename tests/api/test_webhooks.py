@@ -1,5 +1,8 @@
 """Webhooks over HTTP: the life of an endpoint, whose secret is shown only once."""
 
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from inline_snapshot import snapshot
 
@@ -7,6 +10,8 @@ from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.tables import webhook_endpoints
 from tests.api.answers import problem
 from tests.faults.world import World
 from tests.marks import marked
@@ -46,6 +51,24 @@ def test_an_endpoints_life(world: World, app_state: AppState) -> None:
     assert client.get("/v1/webhooks").json() == {"webhooks": []}
     for method, where in (("PUT", path), ("DELETE", path), ("POST", f"{path}/secret"), ("POST", f"{path}/replay")):
         problem(client.request(method, where, json={"events": []} if method == "PUT" else {}), 404)
+
+
+def test_choosing_events_does_not_forget_since_when_an_endpoint_fails_or_is_disabled(
+    world: World, app_state: AppState
+) -> None:
+    client = _front(world, app_state, allow_private=True)
+    path = f"/v1/webhooks/{client.post('/v1/webhooks', json={'url': 'http://127.0.0.1:9/'}, headers=KEY).json()['id']}"
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(webhook_endpoints).values(failing_since=since, failures=7))
+    failing = client.put(path, json={"events": ["job.ended"]}).json()
+    assert datetime.fromisoformat(failing["failing_since"]) == since
+    assert client.put(path, json={"events": [], "enabled": False}).json()["disabled_at"]
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(webhook_endpoints).values(disabled_at=since))
+    again = client.put(path, json={"events": [], "enabled": False}).json()
+    assert datetime.fromisoformat(again["disabled_at"]) == since
+    assert client.put(path, json={"events": []}).json()["failing_since"] is None
 
 
 def test_an_address_of_our_own_network_and_an_event_that_is_none_are_refused(world: World, app_state: AppState) -> None:

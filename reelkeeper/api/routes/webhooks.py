@@ -11,6 +11,7 @@ from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.alerts import Endpoint, EventType
 from reelkeeper.model.token_scopes import Caller, Scope
+from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts import webhooks as operation
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -107,7 +108,13 @@ def set_webhook(
     """Set the event types to send from now on, and enable or disable the webhook. Waiting messages are still sent."""
     engine = app_state.workspace.engine
     operation.choose(engine, webhook_id, body.events, author=caller.name)
-    (operation.enable if body.enabled else operation.disable)(engine, webhook_id, author=caller.name)
+    # guard webhooks.enabled_already: a service that sets its events often keeps a dead endpoint from being reported
+    if body.enabled != (_find(engine, webhook_id).disabled_at is None):
+        (operation.enable if body.enabled else operation.disable)(engine, webhook_id, author=caller.name)
+    return _find(engine, webhook_id)
+
+
+def _find(engine: Engine, webhook_id: str) -> Endpoint:
     return next(line for line in operation.listed(engine) if line.id == webhook_id)
 
 

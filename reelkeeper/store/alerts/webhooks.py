@@ -16,6 +16,8 @@ from reelkeeper.store.core.engine import Clock, changed, now
 from reelkeeper.store.tables import blobs, jobs, outbox, videos
 from reelkeeper.store.tables import webhook_endpoints as endpoints
 
+_OLD_SECRETS = 2  # that sign beside the present one
+
 
 class ChangedVideo(NamedTuple):
     """The state of a video after its change."""
@@ -142,8 +144,16 @@ def count(session: Session) -> int:
 
 
 def rotate(session: Session, endpoint_id: str, secret: str, old_seconds: float) -> bool:
-    """Set a new secret; the earlier one also signs messages for a while. False where there is no endpoint."""
-    values = {"old_secret": endpoints.c.secret, "old_secret_until": Clock(old_seconds), "secret": secret}
+    """Set a new secret; the earlier ones also sign messages for a while. False where there is no endpoint."""
+    still_signs = (endpoints.c.old_secret_until > Clock()).label("still_signs")
+    query = sa.select(endpoints.c.secret, endpoints.c.old_secret, still_signs).where(endpoints.c.id == endpoint_id)
+    row = session.execute(query.with_for_update()).one_or_none()
+    if row is None:
+        return False
+    # guard webhooks.rotated_again: a rotation that is repeated, as its answer was lost, ends the secret in use at once
+    earlier = row.old_secret.split() if row.still_signs else []
+    old_secrets = " ".join([row.secret, *earlier][:_OLD_SECRETS])
+    values = {"old_secret": old_secrets, "old_secret_until": Clock(old_seconds), "secret": secret}
     return _change(session, endpoint_id, values)
 
 
@@ -231,7 +241,7 @@ def due(session: Session, endpoint_id: str, limit: int, *, but: Collection[int] 
             row.payload,
             row.attempts,
             row.url,
-            (row.secret, *([row.old_secret] if row.old_secret else [])),
+            (row.secret, *(row.old_secret or "").split()),
             row.at,
             bool(row.is_own),
         )

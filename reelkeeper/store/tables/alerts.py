@@ -96,7 +96,7 @@ class WebhookEndpoint(SQLModel, table=True):
     url: str
     events: list[str] = Field(default_factory=list, sa_type=sa.JSON)  # empty: all
     secret: str
-    old_secret: str | None = None
+    old_secret: str | None = None  # or several, with spaces between, the newest first
     old_secret_until: datetime | None = Field(None, sa_type=UtcDateTime)
     created_at: datetime = Field(sa_type=UtcDateTime)
     closed_until: datetime = Field(sa_type=UtcDateTime)  # it gets no messages before this

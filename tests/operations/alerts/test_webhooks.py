@@ -329,6 +329,22 @@ def test_messages_are_signed_with_the_new_and_the_old_secret_for_a_day(service: 
     assert [each.verified for each in service.receiver.got["/live"]] == [(old, new), (old, new), (new,)]
 
 
+def test_the_secret_in_use_also_signs_after_a_rotation_was_repeated_as_its_answer_was_lost(service: Service) -> None:
+    endpoint_id = service.add()
+    (old,) = service.receiver.secrets["/live"]
+    webhooks.rotate(service.engine, endpoint_id, author="test")
+    service.receiver.secrets["/live"].append(webhooks.rotate(service.engine, endpoint_id, author="test"))
+    service.happens("v1")
+    service.deliver()
+    service.later(86_400, endpoints.c.old_secret_until)
+    newest = webhooks.rotate(service.engine, endpoint_id, author="test")
+    service.receiver.secrets["/live"].append(newest)
+    service.happens("v1")
+    service.deliver()
+    _, new, _ = service.receiver.secrets["/live"]
+    assert [each.verified for each in service.receiver.got["/live"]] == [(old, new), (new, newest)]
+
+
 def test_a_disabled_endpoint_is_sent_nothing_and_a_removed_one_is_forgotten(service: Service) -> None:
     endpoint_id = service.add()
     service.happens("v1")
