@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.auth import AuthMiddleware
@@ -18,7 +19,7 @@ from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import REQUEST_ID, Requests
 from reelkeeper.api.following import Following
 from reelkeeper.api.paths import METHODS, PathAsSent, heads
-from reelkeeper.api.problems import REPLAYED, Problem, answer_errors
+from reelkeeper.api.problems import REPLAYED, Problem, answer_errors, unforeseen
 from reelkeeper.api.routes import (
     health,
     holds,
@@ -78,6 +79,8 @@ def create_app(app_state: AppState) -> FastAPI:
     for router in (*routers, heads(routers)):
         app.include_router(router)
     answer_errors(app)
+    # guard auth.error_headers: a page cannot read an internal error, and a caller not what is left of its rate
+    app.add_middleware(ServerErrorMiddleware, handler=unforeseen)  # the framework's own stands outside of all others
     app.add_middleware(AuthMiddleware, engine=app_state.workspace.engine, load=app_state.load)
     if app_state.cors_origins:
         # Before the token is checked, as a browser's question has none. It answers only such questions.

@@ -160,7 +160,7 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(OperationalError, _store_away)
     app.add_exception_handler(TimeoutError, _store_away)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(Exception, unforeseen)
 
 
 def _ours(_request: Request, error: Exception) -> JSONResponse:
@@ -204,6 +204,7 @@ def _store_away(_request: Request, error: Exception) -> JSONResponse:
     return problem(503, "store", "The store does not answer, or is busy; try again.", headers={"Retry-After": "1"})
 
 
-def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:
+def unforeseen(_request: Request, _error: Exception) -> JSONResponse:
+    """Answer an error that nobody has foreseen."""
     # the server logs it, which raises it again
     return problem(500, "unforeseen", "An internal error occurred, and was logged.")

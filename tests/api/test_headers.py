@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,23 @@ def test_each_answer_to_a_caller_says_what_is_left_of_its_rate(world: World, app
     assert [left(answer)[0] for answer in answers] == [1, 0, 0]
     assert all(90 <= left(answer)[1] <= 101 for answer in answers)
     assert left(answers[2])[1] == int(answers[2].headers["retry-after"])
+
+
+def test_an_internal_error_says_what_every_answer_says(world: World, app_state: AppState) -> None:
+    page = {"Origin": "https://video.example.com"}
+    app = create_app(replace(app_state, cors_origins=tuple(page.values())))
+
+    @app.get("/v1/broken")
+    def break_down() -> None:
+        raise RuntimeError("a secret")
+
+    _, text = tokens.create(world.workspace.engine, "a page", (Scope.USERS,), author="test")
+    client = TestClient(app, headers={"Authorization": f"Bearer {text}", **page}, raise_server_exceptions=False)
+    answer = client.get("/v1/broken")
+    assert problem(answer, 500)["type"] == "urn:reelkeeper:unforeseen"
+    assert {"ratelimit", "ratelimit-policy", "x-request-id", "access-control-allow-origin"} <= answer.headers.keys()
+    with pytest.raises(RuntimeError):  # the server logs it
+        TestClient(app, headers=client.headers).get("/v1/broken")
 
 
 def test_who_has_no_rate_is_told_none(app: FastAPI) -> None:
