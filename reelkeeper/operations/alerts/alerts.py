@@ -215,7 +215,7 @@ def _write(session: Session, decision: Decision, run_id: str, at: datetime) -> N
         for ids, message in messages.digests([(alert_id, state.finding) for alert_id, state, _ in news]):
             message_id = put(message, alert_ids=ids)
             alerts.mark_told(session, [alert_id for alert_id in ids if alert_id not in again], message_id, at)
-            # people know of these, so their end is told even where it comes before this message is sent
+            # people know of these, so their end is told even where they are struck from this message
             alerts.mark_told_again(session, again.intersection(ids), at)
     else:
         for alert_id, state, is_repeated in news:
@@ -252,8 +252,12 @@ def _resolve(session: Session, decision: Decision, run_id: str, at: datetime) ->
         if known_alert.message_id and known_alert.severity != Severity.CRITICAL
     ]
     withdrawn = set(outbox.withdraw(session, to_withdraw))  # a critical alert is sent even after it is resolved
-    over = {known_alert.id for known_alert in decision.resolved if known_alert.severity != Severity.CRITICAL}
-    withdrawn |= outbox.strike(session, to_withdraw, over, messages.of_digest)
+    over = {
+        known_alert.id: known_alert.message_id
+        for known_alert in decision.resolved
+        if known_alert.severity != Severity.CRITICAL
+    }
+    withdrawn |= outbox.strike(session, over, messages.of_digest)
     # guard alerts.untold: a withdrawn alert counts as sent, and is not sent when the incident returns
     alerts.mark_untold(session, withdrawn)
     announced = [known_alert for known_alert in decision.resolved if known_alert.id not in withdrawn]

@@ -5,7 +5,7 @@ Events for webhooks wait in it too; `store/alerts/webhooks` handles them, and on
 A row has only its state; a lease named for the sink decides which process may send, and when.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
@@ -91,16 +91,17 @@ def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
     return [alert_id for row in withdrawn if row.after_id is None for alert_id in row.alert_ids]
 
 
-def strike(
-    session: Session, message_ids: Collection[int], over: Collection[str], title: Callable[[int], str]
-) -> set[str]:
-    """Strike alerts from digests that were not tried yet; `title` names what is left. Return the ids of those struck.
+def strike(session: Session, over: Mapping[str, int | None], title: Callable[[int], str]) -> set[str]:
+    """Strike alerts that are over from digests that were not tried yet; `title` names what is left.
 
-    A digest of which nothing is left is withdrawn.
+    `over` has the message that reported each. Return the ids of those struck from that: another is a repetition, and
+    people know of its alerts. A digest of which nothing is left is withdrawn.
     """
     struck: set[str] = set()
-    digests = sa.select(outbox).where(outbox.c.id.in_(message_ids), outbox.c.kind == MessageKind.DIGEST, *_UNTOLD)
+    digests = sa.select(outbox).where(outbox.c.kind == MessageKind.DIGEST, *_UNTOLD)
     for row in session.execute(digests).all():
+        if over.keys().isdisjoint(row.alert_ids):
+            continue
         kept = [
             (alert_id, line)
             for alert_id, line in zip(row.alert_ids, row.payload["lines"], strict=True)
@@ -112,7 +113,8 @@ def strike(
             "state": MessageState.WAITING if kept else MessageState.WITHDRAWN,
         }
         if changed(session, sa.update(outbox).where(outbox.c.id == row.id, *_UNTOLD).values(values)):
-            struck |= {*row.alert_ids} - {*values["alert_ids"]}
+            # guard outbox.struck_repetition: the end of an incident is not told where its repetition was not sent yet
+            struck |= {alert_id for alert_id in row.alert_ids if over.get(alert_id) == row.id}
     return struck
 
 

@@ -209,6 +209,26 @@ def test_what_still_fires_when_its_snooze_ends_is_repeated_once_and_its_end_is_t
     assert seen(engine, *found).opened == 0  # in the same period
 
 
+def test_what_is_over_before_its_repetition_in_a_digest_is_sent_is_struck_from_it_and_its_end_is_told(
+    engine: sa.Engine,
+) -> None:
+    found = [finding(f"tier:{number}") for number in range(7)]
+    seen(engine, *found)
+    pretend_tried(engine)
+    snooze_id = operation.snooze(engine, "budget", scope=None, seconds=60, author="ann", reason="known")
+    operation.end_snooze(engine, snooze_id)
+    assert seen(engine, *found).repeated == 7
+    assert seen(engine, *found[2:]).resolved == 2
+    with reading(engine) as session:
+        rows = session.execute(sa.select(outbox).order_by(outbox.c.id)).all()
+    assert [(row.kind, len(row.alert_ids)) for row in rows] == [
+        ("digest", 7),
+        ("digest", 5),
+        ("resolve", 1),
+        ("resolve", 1),
+    ]
+
+
 def test_what_was_acknowledged_is_not_repeated_when_its_snooze_ends(engine: sa.Engine) -> None:
     seen(engine, finding())
     (alert,) = _listed(engine)
