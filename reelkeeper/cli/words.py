@@ -17,6 +17,7 @@ Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows to show, at
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it
 _MAX_MICROUSD = 10**12  # maximum of one ledger transfer
+_FIRST_YEAR = 2000  # before any store
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -78,14 +79,18 @@ def byte_count(text: str) -> int:
 
 def month_of(text: str | None, at: datetime) -> date:
     """Parse YYYY-MM, which must have begun, as the month's first day; without a text, return the month of `at`."""
-    if text is None:
-        return at.date().replace(day=1)
     try:
-        month = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+        month = (
+            datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+            if text is not None
+            else at.date().replace(day=1)
+        )
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a month; write e.g. 2026-11") from None
     if month > at.date():
         raise typer.BadParameter(f"{text} has not begun on {at:%Y-%m-%d}")
+    if month.year < _FIRST_YEAR:
+        raise typer.BadParameter(f"{month} is before anything was stored; write e.g. 2026-11")
     return month
 
 

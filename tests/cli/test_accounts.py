@@ -132,7 +132,8 @@ def test_a_renamed_user_is_found_by_the_old_id(engine: sa.Engine, reelkeeper: Ru
     reelkeeper("users", "rename", "ann", "anna", "--apply")
     assert (shown := ask("credits", "show", "ann"))["available_microusd"] == 1_000_000
     assert (shown["user_id"], len(shown["moves"])) == ("anna", 1)
-    assert ask("quota", "show", "ann")["usage_bytes"] > 0
+    assert (quota := ask("quota", "show", "ann"))["usage_bytes"] > 0
+    assert quota["user_id"] == "anna"
     assert ask("quota", "set", "ann", "5GiB")["quota_bytes"] == 5 * 2**30
     assert ask("quota", "show", "anna")["quota_bytes"] == 5 * 2**30
 

@@ -50,6 +50,14 @@ def test_growth_can_be_asked_for_and_json_holds_every_figure(ask: Callable[..., 
     assert plain["next_month"]["stored_bytes"] == 100 * GB
 
 
+@pytest.mark.usefixtures("used")
+def test_growth_beyond_what_any_account_has_is_refused(configured: Settings, reelkeeper: Run) -> None:
+    with open_store(configured) as engine, transaction(engine, "test") as session:
+        day = datetime.now(UTC).date() - timedelta(days=1)
+        record(session, [Used(day, Metric.UPLOADED_BYTES, 50 * GB)])
+    reelkeeper("forecast", "--months", 12, "--growth", 900, exit_code=9)
+
+
 def test_a_forecast_of_an_empty_store_explains_what_is_missing(reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")
     assert as_read(reelkeeper("forecast", exit_code=1).output, day=datetime.now(UTC).date()) == snapshot("""\

@@ -134,10 +134,11 @@ def show_quota(
     """Show the bytes that a user stores, has reserved and may store."""
     size_bytes = byte_count(incoming)
     from reelkeeper.operations.billing.quota import check_user_storage_quota
-    from reelkeeper.operations.core.either_id import for_user
+    from reelkeeper.operations.core.either_id import present_user
 
     with store() as engine:
-        answer = for_user(engine, user, lambda user_id: check_user_storage_quota(engine, user_id, size_bytes))
+        user = present_user(engine, user)
+        answer = check_user_storage_quota(engine, user, size_bytes)
     text = f"{'Yes' if answer.can_upload else 'No'}: {answer.reason}."
     respond(text, {"user_id": user, **asdict(answer)}, as_json=as_json)
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import pandas as pd
 from pydantic import ValidationError
 
-from reelkeeper.errors import UsageUnknown
+from reelkeeper.errors import InputRefused, UsageUnknown
 from reelkeeper.model.money import CostForecast, JobTotal, Metric, StorageClass, Used
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.core.policies import current
@@ -20,6 +20,7 @@ from reelkeeper.rules.billing.cheaper import Cheaper, EqualRequests, Repeat, Spe
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, class_of
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.forecast import lines
 from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, expected_peaks, look, predict, rows
 from reelkeeper.rules.forecast.lines import UsageLine
@@ -147,10 +148,21 @@ def predict_costs(
 ) -> list[Cost]:
     """Forecast the bill of this month and those after it, by service, the total of each month first.
 
-    Raises UsageUnknown where nothing was counted before today: unknown is not zero.
+    Raises UsageUnknown where nothing was counted before today: unknown is not zero. InputRefused for growth to more
+    than any account has.
     """
     known = _required(gather(engine, as_of, policies), as_of)
-    return predict(known.lines, known.stored, as_of.date(), months, growth_percent_per_month)
+    return _predicted(known, as_of, months, growth_percent_per_month)
+
+
+def _predicted(known: Known, as_of: datetime, months: int, growth_percent_per_month: float | None) -> list[Cost]:
+    try:
+        return predict(known.lines, known.stored, as_of.date(), months, growth_percent_per_month)
+    except ValidationError:  # of the usage that is priced
+        raise InputRefused(
+            f"by the forecast of {many(months, 'month')}, usage grows to more than any account has: ask for fewer "
+            "months, or less growth"
+        ) from None
 
 
 def record(engine: Engine, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> list[CostForecast]:
@@ -219,7 +231,7 @@ def predict_resource_needs(
 ) -> ResourceNeeds:
     """Forecast next month's bytes, jobs, seconds of generation, users and dollars. Raises as above."""
     known, today = _required(gather(engine, as_of, current(engine).policies), as_of), as_of.date()
-    costs = predict(known.lines, known.stored, today, 2, growth_percent_per_month)
+    costs = _predicted(known, as_of, 2, growth_percent_per_month)
     month = max(cost.month for cost in costs)
     seen = {metric: outlook(series, today, 2, growth_percent_per_month) for metric, series in known.others.items()}
     last = (month + 31 * _ONE_DAY).replace(day=1) - _ONE_DAY
