@@ -295,7 +295,7 @@ class SearchTotals:
 
 
 class LessByDay(NamedTuple):
-    """Bytes saved by compression on a UTC day, and the day on which those videos were deleted (None: not yet)."""
+    """Bytes saved by compression on a UTC day, and the day on which the saving ended (None: not yet)."""
 
     model: str | None  # the model that generated the videos
     pixels: int  # of a frame

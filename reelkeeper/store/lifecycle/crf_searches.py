@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import CrfSearch, LessByDay, SearchTotals
 from reelkeeper.store.core.engine import now
-from reelkeeper.store.tables import crf_searches, jobs, videos
+from reelkeeper.store.tables import blobs, crf_searches, jobs, videos
 
 _RECALLED = 300  # searches, the newest: encoders and prompts change
 _WEIGHED = 1_000
@@ -63,13 +63,23 @@ def by_machine(session: Session, first: datetime, until: datetime) -> list[tuple
 
 
 def less_by_day(session: Session) -> list[LessByDay]:
-    """Sum the bytes that accepted searches saved, by model, pixels, day, and the day on which the video was deleted."""
+    """Sum the bytes that accepted searches saved, by model, pixels, day, and the day on which the saving ended.
+
+    It ends when the video is deleted, or the service overwrites it, or the compression is undone.
+    """
     of = crf_searches.c
-    began, ended = sa.func.date(of.at, type_=sa.Date()), sa.func.date(videos.c.retired_at, type_=sa.Date())
+    ended_at = sa.case(
+        (videos.c.created_at > of.at, videos.c.created_at),  # that of the bytes that overwrote it
+        # guard savings.undone: bytes that are stored as before a compression count as saved until the video is deleted
+        (blobs.c.size_bytes >= of.source_bytes, sa.func.coalesce(videos.c.refused_at, of.at)),
+        else_=videos.c.retired_at,
+    )
+    began, ended = sa.func.date(of.at, type_=sa.Date()), sa.func.date(ended_at, type_=sa.Date())
     groups = (of.model, of.pixels, began, ended)
     rows = session.execute(
         sa.select(*groups, sa.func.sum(of.source_bytes - of.kept_bytes))
         .select_from(crf_searches.outerjoin(videos, videos.c.id == of.video_id))
+        .outerjoin(blobs, blobs.c.id == videos.c.blob_id)
         .where(of.outcome == "accepted")
         .group_by(*groups)
     )

@@ -1,14 +1,14 @@
 """Results of CRF searches are given to later ones, and their costs and savings are summed."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
 from reelkeeper.model import LessByDay
-from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.lifecycle import crf_searches
-from reelkeeper.store.tables import jobs, users, videos
+from reelkeeper.store.tables import blobs, jobs, users, videos
 from tests.jobs import made
 from tests.rules.lifecycle.test_first_crf import SEARCH
 
@@ -76,6 +76,42 @@ def test_they_are_added_up_by_model_and_pixels_and_what_they_took_off_by_day(eng
         ],
         key=str,
     )
+
+
+def test_what_was_undone_or_overwritten_saved_until_then(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        today = now(session)
+        later = today + timedelta(days=40)
+        session.execute(sa.insert(users).values(id="ann", tier="free"))
+        present = {
+            "stands": (SEARCH.kept_bytes, {}),
+            "again": (SEARCH.kept_bytes // 2, {}),
+            "undone": (SEARCH.source_bytes, {"refused_at": later}),
+            "undone_and_retired": (SEARCH.source_bytes, {"refused_at": later, "retired_at": later + timedelta(days=9)}),
+            "overwritten": (5, {"created_at": later}),
+        }
+        for video_id, (size_bytes, about) in present.items():
+            session.execute(sa.insert(videos).values(id=video_id, user_id="ann", state="live", **about))
+            blob = {
+                "video_id": video_id,
+                "key": video_id,
+                "state": "live",
+                "size_bytes": size_bytes,
+                "stored_at": today,
+            }
+            blob_id = session.execute(sa.insert(blobs).values(blob).returning(blobs.c.id)).scalar_one()
+            session.execute(sa.update(videos).where(videos.c.id == video_id).values(blob_id=blob_id))
+            crf_searches.add(session, SEARCH, video_id=video_id, run_id="r", model=video_id)
+    with reading(engine) as session:
+        went = {line.model: line.went for line in crf_searches.less_by_day(session)}
+    day = later.date()
+    assert went == {
+        "stands": None,
+        "again": None,
+        "undone": day,
+        "undone_and_retired": day,
+        "overwritten": day,
+    }
 
 
 def test_the_model_of_a_video_is_that_of_the_job_that_made_it(engine: sa.Engine) -> None:
