@@ -2,8 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.tables import holds
 from tests.api.answers import problem
 from tests.faults.world import World
 
@@ -22,6 +26,19 @@ def test_a_video_is_held_once_and_let_go(client: TestClient, world: World) -> No
     problem(client.delete(f"/v1/holds/{hold['id']}"), 404)
     assert client.delete("/v1/videos/v1").status_code == 200
     world.check()
+
+
+@pytest.mark.parametrize("column", ["released_at", "expires_at"])
+def test_a_repetition_does_not_confirm_a_hold_that_has_ended(client: TestClient, world: World, column: str) -> None:
+    world.video("v1")
+    asked = {"scope": "video", "subject": "v1", "reason": "a dispute"}
+    assert client.post("/v1/holds", json=asked, headers=KEY).status_code == 201
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(holds).values({column: now(session)}))
+    refused = problem(client.post("/v1/holds", json=asked, headers=KEY), 422)
+    assert refused["type"] == "urn:reelkeeper:key-reused"
+    again = client.post("/v1/holds", json=asked, headers={"Idempotency-Key": "case-17-again"})
+    assert [hold["id"] for hold in client.get("/v1/holds").json()["holds"]] == [again.json()["id"]]
 
 
 def test_a_hold_of_a_user_ends_by_itself(client: TestClient) -> None:

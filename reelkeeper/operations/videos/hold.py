@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import uuid4
 
-from reelkeeper.errors import NotFound, Refused
+from reelkeeper.errors import KeyReused, NotFound, Refused
 from reelkeeper.operations.core import epochs, replays
 from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.store import Engine, Session
@@ -27,7 +27,8 @@ def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
 
     It is announced for other copies of the store: `epochs.tell` then puts that into the bucket.
 
-    Raises NotFound for an unknown user or video, Refused when a new hold would have expired already.
+    Raises NotFound for an unknown user or video, Refused when a new hold would have expired already, KeyReused where
+    the hold of this key has ended.
     """
     digest = fingerprint(
         key=key,
@@ -66,6 +67,9 @@ def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Pla
         raise Refused(f"a hold until {terms.expires_at:%Y-%m-%d %H:%M} UTC would be over already; nothing is held")
     detail = {"hold": hold_id, "scope": scope, "reason": terms.reason} | ({"legal": True} if terms.is_legal else {})
     video_id, user_id = (subject, None) if scope == "video" else (None, subject)
+    # guard holds.ended: a repeated request confirms a hold that was released since, and protects nothing
+    if not is_new and not holds.is_in_force(session, hold_id):
+        raise KeyReused(f"the hold {hold_id} that was placed with this key has ended; nothing is held. Use a new key")
     if is_new:
         append(session, [Event("hold", terms.author, video_id, None, user_id, detail)])
     else:

@@ -70,10 +70,16 @@ def release(session: Session, hold_id: str) -> bool:
 
 def in_force(session: Session) -> list[Hold]:
     """List the holds that are neither released nor expired, oldest first."""
-    lasting = sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > Clock())
-    rows = session.execute(
-        sa.select(*(holds.c[field.name] for field in fields(Hold)))
-        .where(holds.c.released_at.is_(None), lasting)
-        .order_by(holds.c.created_at)
-    )
+    columns = (holds.c[field.name] for field in fields(Hold))
+    rows = session.execute(sa.select(*columns).where(_lasts()).order_by(holds.c.created_at))
     return [Hold(*row) for row in rows]
+
+
+def is_in_force(session: Session, hold_id: str) -> bool:
+    """Check whether a hold is neither released nor expired."""
+    return session.execute(sa.select(holds.c.id).where(holds.c.id == hold_id, _lasts())).scalar() is not None
+
+
+def _lasts() -> sa.ColumnElement[bool]:
+    lasting = sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > Clock())
+    return sa.and_(holds.c.released_at.is_(None), lasting)
