@@ -265,9 +265,9 @@ def _charge_share(session: Session, followers: Sequence[AdmittedJob], leader_id:
     for job in followers:
         # guard settle.promised_charge: a follower pays another share of the price than was promised
         charge = at_version(session, job.policy_version).admission.hit_charge(owed(session, job, leader_id))
-        if charge and job.hold_id is not None:
-            with suppress(HoldClosed):  # it expired while the leader ran, and was released
-                ledger.capture(session, job.hold_id, charge, f"job/{job.id}/capture", run_id=run_id)
+        if charge:
+            # guard settle.follower_late: a user who has the credits gets a video free as it took longer than their hold
+            _charge(session, job, charge, run_id)
         else:
             _give_credits_back(session, job, run_id)
 

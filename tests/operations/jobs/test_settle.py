@@ -274,6 +274,24 @@ def test_an_expired_hold_is_renewed_and_a_user_without_credits_gets_the_video_fr
         ledger.release(session, row(funded, job.job_id).hold_id, "twice", run_id="test")
 
 
+@pytest.mark.parametrize("spent", [False, True])
+def test_a_follower_whose_hold_expired_pays_its_share_unless_the_credits_are_spent(
+    funded: sa.Engine, spent: bool
+) -> None:
+    put_in_force(funded, admission=AdmissionPolicy(hit_charge_percent=50))
+    job, joined = queue(funded, shared=True), join(funded, "ben")
+    with transaction(funded, "test") as session:
+        session.execute(sa.update(credit_holds).values(expires_at=Clock(-1)))
+        assert len(ledger.expire(session, run_id="test")) == 2
+    if spent:
+        assert ledger.deduct_user_credits(funded, "ben", balances(funded, "ben")[0], "elsewhere")
+    before, _ = balances(funded, "ben")
+    make(funded, job.job_id)
+    assert succeed(funded, Attempt(job.job_id, claim(funded, job.job_id)), run_id="test").followers == 1
+    assert row(funded, joined.job_id).video_id == job.job_id
+    assert balances(funded, "ben") == (before - (0 if spent else job.price_microusd // 2), 0)
+
+
 def give(world: World, lease: Lease, job_id: str, token: int) -> Settled:
     scratch = Path(world.address.folder) / "scratch"
     return deliver(world.workspace, Attempt(job_id, token), world.clip, scratch=scratch, lease=lease, run_id="test")
