@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
@@ -13,14 +14,17 @@ from inline_snapshot import snapshot
 
 from reelkeeper.adapters.charts import Picture
 from reelkeeper.model import SearchTotals
-from reelkeeper.model.alerts import AlertState
+from reelkeeper.model.alerts import AlertState, Finding, Severity
 from reelkeeper.model.money import TOO_SHORT, CostForecast
+from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.page import page
 from reelkeeper.operations.reports.report import MonthReport, gather
 from reelkeeper.rules.core.wording import TRY_ANOTHER, usd
+from reelkeeper.rules.lifecycle.savings import RULE as LEVER
 from reelkeeper.rules.lifecycle.savings import SmallerBy
 from reelkeeper.rules.spend.budget import BudgetPolicy
+from reelkeeper.rules.spend.limits import RULE as LIMIT
 from reelkeeper.store.billing import charges, job_totals
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.lifecycle import crf_searches
@@ -134,7 +138,20 @@ def test_a_month_has_its_alerts_however_many_came_after_it(engine: sa.Engine) ->
         later = [resolved(number, NOW - timedelta(minutes=number)) for number in range(60)]
         session.execute(sa.insert(alerts), [resolved(99, october), *later])
     assert [alert.title for alert in gather(engine, date(2026, 10, 1), NOW).alerts] == ["99"]
-    assert len(gather(engine, MONTH, NOW).alerts) == 50
+    assert sum(alert.state == AlertState.RESOLVED for alert in gather(engine, MONTH, NOW).alerts) == 50
+
+
+def test_a_page_has_every_firing_alert_and_lever_beside_those_that_are_over(engine: sa.Engine) -> None:
+    limits = [Finding(LIMIT, f"user:{user}", "2999-11", "80", Severity.WARNING, "", "") for user in range(60)]
+    lever = Finding(LEVER, "lever", "", "", Severity.NOTICE, "", "")
+    observe(engine, [lever], rules=(), run_id="test")
+    observe(engine, limits, rules=(), run_id="test")
+    over = [Finding("budget", f"service:{number}", "2999-11", "80", Severity.NOTICE, "", "") for number in range(60)]
+    observe(engine, over, rules=(), run_id="test")
+    observe(engine, [], rules=["budget"], run_id="test")
+    at = datetime.now(UTC)
+    found = gather(engine, at.date().replace(day=1), at + timedelta(minutes=1)).alerts
+    assert Counter(alert.rule for alert in found) == {LIMIT: 60, LEVER: 1, "budget": 50}
 
 
 def test_less_than_a_week_of_usage_has_an_expectation_and_no_range(report: MonthReport) -> None:
