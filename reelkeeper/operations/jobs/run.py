@@ -27,6 +27,7 @@ from reelkeeper.errors import (
     GenerationRefused,
     GenerationUnknown,
     LeaseLost,
+    MediaError,
     NotAVideo,
     ProviderBusy,
     ProviderDown,
@@ -112,11 +113,9 @@ class JobRun:
         self.is_stored = False  # its video, by an earlier worker
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider charged for this attempt
-        self.is_paid = False  # it charged, and did not say how much
-        self.was_running = False  # at its provider, as this worker has seen
+        self.is_paid = self.never_came = False  # it charged, and did not say how much; it never got it, by its list
+        self.was_running = self.is_unsent = False  # there, as seen here; announced, with no leave to send it since
         self.ended_at: datetime | None = None  # there; None: not seen
-        self.never_came = False  # to its vendor, by that vendor's list
-        self.is_unsent = False  # announced by this worker, which has had no leave to send it since
         self.attempts = attempts
         self.ran_beside: list[int] = []  # jobs of the same provider that ran, at each count
         self.generator: Generator | None = None  # until it is known where the job goes
@@ -223,8 +222,9 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
         return _give_up(context, job, error, end=End.REFUSED)
     if isinstance(error, StorageError):
         context.unstored.set()
-    # guard claims.unstored: a clip that is paid dies within minutes while the bucket takes none, and is bought again
-    is_unstored = isinstance(error, StorageError) and job.claim.provider_job_id is not None
+    is_of_ours = isinstance(error, StorageError | MediaError) and not isinstance(error, NotAVideo)
+    # guard claims.unstored: a paid clip dies within minutes while bucket or tools take none, and is bought again
+    is_unstored = is_of_ours and job.claim.provider_job_id is not None
     if isinstance(error, GenerationUnknown) or is_unstored:
         return _in_doubt(context, job, error)
     if isinstance(error, ProviderBusy):

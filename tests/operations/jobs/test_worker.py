@@ -12,6 +12,8 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
+from reelkeeper.adapters.ffmpeg import probe
+from reelkeeper.adapters.ffmpeg.sandbox import Bounds
 from reelkeeper.adapters.providers import Generators, LocalGenerator, RemoteGenerator
 from reelkeeper.errors import DiskFull, LeaseLost
 from reelkeeper.model import VideoState
@@ -349,6 +351,20 @@ def test_nothing_is_bought_while_the_bucket_takes_no_videos(shop: World, provide
     shop.double.faults.clear()
     assert run(shop, http(provider), slots=1) == {End.SUCCEEDED: 3}
     assert [find(shop.workspace.engine, job_id).video_id for job_id in (first, second, third)] == [first, second, third]
+
+
+def test_a_paid_clip_that_a_busy_machine_cannot_look_at_waits_and_is_not_bought_again(
+    shop: World, provider: ProviderDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = ask(shop, "a cat")
+    with monkeypatch.context() as busy:
+        busy.setattr(probe, "Bounds", partial(Bounds, wall_seconds=0.0))  # no tool ends in time
+        for _ in range(AttemptPolicy().most_attempts + 1):
+            assert run(shop, http(provider)) == {End.PARKED: 1}
+            make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert len(provider.submitted) == 1
+    assert spent(shop) == find(shop.workspace.engine, text).price_microusd
 
 
 def test_a_held_user_gets_the_videos_that_are_asked_for(shop: World, provider: ProviderDouble) -> None:
