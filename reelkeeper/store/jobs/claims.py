@@ -167,7 +167,9 @@ def outside(
     by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
     outside = (sa.or_(columns[kind].is_(None), columns[kind].not_in(names)) for kind, names in by_kind.items() if names)
     is_of_another = sa.and_(jobs.c.lane.is_not(None), sa.tuple_(jobs.c.model, jobs.c.lane).in_(others))
-    own = [sa.not_(is_of_another)] if others else []
+    # guard claims.sent_elsewhere: jobs that another worker's provider has fill the slots, are put back, and so on
+    own = [checked(jobs.c.provider_key.is_(None))]  # those that were sent are left behind, and come first
+    own += [sa.not_(is_of_another)] if others else []
     # guard claims.no_default: a worker keeps claiming jobs that it has no provider for
     own += [lane.is_not(None)] if served else []
     return sa.and_(sa.true(), *outside, *own, *([jobs.c.id.not_in(taken)] if taken else []))

@@ -28,7 +28,7 @@ from tests.databases import until_waiting
 from tests.faults.world import World
 from tests.jobs import at
 from tests.operations.books import DOLLAR, balances, make_user
-from tests.operations.queue import enqueue, expire_claims, find, make_due, row
+from tests.operations.queue import enqueue, expire_claims, find, make_due, only, row
 
 
 @pytest.fixture
@@ -255,6 +255,15 @@ def test_followers_and_jobs_that_are_not_due_wait(ann: sa.Engine, order: Dispatc
     enqueue(ann, row("leader"))
     enqueue(ann, row("follower", leader_id="leader"), row("later", due_at=at(10**7)))
     assert [job.id for job in claim(ann, "w", [None] * 3, limit=9, order=order)] == ["leader"]
+
+
+@pytest.mark.parametrize("order", [None, DispatchPolicy(rule="seed")], ids=["by stored scores", "by the whole queue"])
+def test_jobs_that_another_provider_has_keep_no_new_one_waiting(ann: sa.Engine, order: DispatchPolicy | None) -> None:
+    """As after a change of the vendor, while earlier jobs are at the former one."""
+    sent = (row(f"s{n}", lane="fal", provider="fal", provider_key=f"s{n}-1") for n in range(3))
+    enqueue(ann, *sent, row("new", lane="runway", created_at=at(1)))
+    assert [job.id for job in claim(ann, "w", [None] * 2, limit=9, order=order, served=only("runway"))] == ["new"]
+    assert len(claim(ann, "w", [None] * 3, limit=9, order=order, served=only("fal"))) == 3
 
 
 def test_a_redriven_job_is_tried_again_and_its_price_held_again(ann: sa.Engine) -> None:
