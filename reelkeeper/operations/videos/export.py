@@ -12,7 +12,7 @@ from urllib.parse import quote
 from reelkeeper import disk
 from reelkeeper.adapters.s3.keys import key_name
 from reelkeeper.disk import make_file
-from reelkeeper.errors import NotFound, StorageError
+from reelkeeper.errors import LeaseLost, NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import images, service_files
@@ -47,12 +47,10 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
     `data/TABLE.jsonl` has a row on each line; `videos/ID.EXT`, `images/SHA256` and `beside/KEY`, what the last listing
     saw of the service's beside the videos, such as thumbnails, are as stored; what is no file name is escaped. Videos
     taken down are left out, with what is beside them; unreadable objects are named in `missing` and in `missing.txt`.
-    Raises NotFound for an unknown user, UserErased; FileExistsError, so that no earlier export is lost; DiskFull.
+    Raises NotFound for an unknown user, UserErased; LeaseLost for one who is renamed meanwhile; FileExistsError, so
+    that no earlier export is lost; DiskFull.
     """
-    with reading(workspace.engine) as session:
-        user_id = former_ids.known_user(session, user_id)
-        if not is_user(session, user_id):
-            raise NotFound(f"no user {user_id!r} in the catalogue")
+    user_id = _present(workspace, user_id)
     if target.exists():
         raise FileExistsError(f"{target} already exists; choose another file")
     missing: list[str] = []
@@ -72,12 +70,23 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
             pictures = sum(_add_image(workspace, archive, sha256, missing) for sha256 in _images(workspace, user_id))
             if missing:
                 archive.writestr("missing.txt", "".join(f"{line}\n" for line in missing))
+        # guard export.renamed: an export of a user who was renamed or erased meanwhile passes for whole, and is not
+        if _present(workspace, user_id) != user_id:
+            raise LeaseLost(f"user {user_id!r} was renamed during the export; nothing was written. Try again")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     return Exported(
         str(target), counts, videos, pictures, target.stat().st_size, tuple(missing), beside, tuple(left_out)
     )
+
+
+def _present(workspace: Workspace, user_id: str) -> str:
+    with reading(workspace.engine) as session:
+        user_id = former_ids.known_user(session, user_id)
+        if not is_user(session, user_id):
+            raise NotFound(f"no user {user_id!r} in the catalogue")
+    return user_id
 
 
 def _write_rows(workspace: Workspace, user_id: str, archive: zipfile.ZipFile) -> dict[str, int]:

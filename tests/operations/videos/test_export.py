@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 from sqlmodel import SQLModel
 
-from reelkeeper.errors import NotFound
+from reelkeeper.errors import LeaseLost, NotFound
 from reelkeeper.model import BlobState, VideoState
-from reelkeeper.operations.billing.users import give
+from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.billing.users import give, rename
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos import images
 from reelkeeper.operations.videos.export import export
@@ -40,6 +41,7 @@ from tests.faults.world import LONG_AGO, World
 from tests.jobs import put, waiting
 from tests.marks import marked
 from tests.operations.books import DOLLAR
+from tests.operations.conftest import AtFailpoint
 
 PNG = b"\x89PNG\r\n\x1a\n a picture"
 
@@ -69,6 +71,21 @@ def ann(world: World) -> World:
 def read(path: Path, table: str) -> list[dict[str, object]]:
     with zipfile.ZipFile(path) as archive:
         return [json.loads(line) for line in archive.read(f"data/{table}.jsonl").decode().splitlines()]
+
+
+def test_an_export_of_a_user_who_is_renamed_meanwhile_is_none(
+    ann: World, tmp_path: Path, at_failpoint: AtFailpoint
+) -> None:
+    target = tmp_path / "ann.zip"
+    engine = ann.workspace.engine
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(jobs).values(state=JobState.DEAD))
+    at_failpoint("export.read.before", lambda: rename(engine, "ann", "anna", by="ops", apply=True))
+    with pytest.raises(LeaseLost):
+        export(ann.workspace, "ann", target)
+    assert not list(tmp_path.glob("ann.zip*"))
+    done = export(ann.workspace, "ann", target)
+    assert (done.videos, done.images) == (2, 1)
 
 
 def test_an_export_has_only_this_users_rows_videos_and_images(ann: World, tmp_path: Path) -> None:
