@@ -31,7 +31,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts import webhooks as rules
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import webhooks
-from reelkeeper.store.core import leases
+from reelkeeper.store.core import deployment, leases
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -58,6 +58,8 @@ def add(
     secret = _new_secret()
     named = hashlib.sha256(key.encode()).hexdigest()[:12] if key else None
     with transaction(engine, "webhooks.add") as session:
+        # guard webhooks.add_turns: a request that is repeated before its first answer ends in an internal error
+        deployment.lock(session)
         if named and (before := webhooks.url_of(session, named)) is not None:
             # guard webhooks.key_reused: a key reused with another address returns the first endpoint's secret
             if before != url:

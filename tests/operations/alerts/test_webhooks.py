@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -29,6 +30,7 @@ from reelkeeper.store.tables import users
 from reelkeeper.store.tables import webhook_endpoints as endpoints
 from tests.doubles.receiver import LOST, TRICKLE, Receiver
 from tests.operations.asking import ask, fox
+from tests.operations.conftest import AtFailpoint
 from tests.policies import put_in_force
 
 
@@ -366,6 +368,25 @@ def test_an_address_within_our_network_is_refused_when_added_and_when_sent_to(se
     service.happens("v1")
     assert webhooks.deliver(service.engine, allow_private=False, seconds=5) == Deliveries(0, 1)
     assert service.receiver.got["/live"] == []
+
+
+def test_a_request_that_is_repeated_before_its_first_answer_adds_one_endpoint(
+    service: Service, at_failpoint: AtFailpoint
+) -> None:
+    url = service.receiver.url("/live")
+
+    def add() -> str:
+        return webhooks.add(service.engine, url, allow_private=True, author="test", key="k1")[0]
+
+    with ThreadPoolExecutor(1) as pool:
+        repeated: list[Future[str]] = []
+
+        def meanwhile() -> None:
+            repeated.append(pool.submit(add))
+            wait(repeated, timeout=0.5)
+
+        at_failpoint("webhooks.add.before_commit", meanwhile)
+        assert add() == repeated[0].result(timeout=30)
 
 
 def test_no_more_endpoints_are_added_than_are_served_at_once(service: Service) -> None:
