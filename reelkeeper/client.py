@@ -26,7 +26,9 @@ ATTEMPTS: Final = 5
 _MAX_WAIT_SECONDS: Final = 30.0
 _PASSING: Final = frozenset({429, 502, 503})
 _LASTING: Final = frozenset({"urn:reelkeeper:budget", "urn:reelkeeper:spend-limit"})  # until tomorrow, or next month
+_BUSY: Final = "urn:reelkeeper:busy"
 _NOT_OURS: Final = "about:blank"  # the kind of what a proxy or the bucket answers
+_VERIFY_SECONDS: Final = 600.0  # for all of a video to be decoded, and others before it
 _CHUNK_BYTES: Final = 1 << 20
 _QUIET_SECONDS: Final = 60.0  # without a sign of life from the server's event stream, which sends one each 15 s
 Json = dict[str, Any]
@@ -46,7 +48,7 @@ class RequestRefused(Exception):  # noqa: N818  named for what happened, as all 
     @property
     def passes(self) -> bool:
         """Check whether the same request may be answered within a minute."""
-        is_passing = self.status in _PASSING or self.kind == "urn:reelkeeper:busy"
+        is_passing = self.status in _PASSING or self.kind == _BUSY
         is_passing |= self.kind == _NOT_OURS and self.status >= httpx.codes.INTERNAL_SERVER_ERROR
         # guard client.lasting: a service waits minutes for a refusal that lasts a month, and it is counted five times
         return is_passing and self.kind not in _LASTING
@@ -108,8 +110,7 @@ class Client:
 
     def keep_image(self, path: Path) -> str:
         """Keep a PNG or JPEG for jobs to start from; returns its SHA-256, which is `image_sha256` of a request."""
-        sha256: str = self._send("POST", "/v1/images", content=path.read_bytes()).json()["sha256"]
-        return sha256
+        return str(self._send("POST", "/v1/images", content=path.read_bytes()).json()["sha256"])
 
     def job(self, job_id: str) -> Json:
         """Tell where a job stands."""
@@ -155,8 +156,7 @@ class Client:
     def report_views(self, views: Mapping[str, int]) -> int:
         """Add views; returns how many of the ids are known."""
         counts = [{"video_id": video_id, "views": count} for video_id, count in views.items()]
-        counted: int = self._json("POST", "/v1/views", {"views": counts})["counted"]
-        return counted
+        return int(self._json("POST", "/v1/views", {"views": counts})["counted"])
 
     def user(self, user_id: str) -> Json:
         """Tell what a user stores and may spend."""
@@ -232,8 +232,7 @@ class Client:
 
     def webhooks(self) -> list[Json]:
         """List the servers with webhooks, how their deliveries go, and how many messages wait for them."""
-        found: list[Json] = self._json("GET", "/v1/webhooks")["webhooks"]
-        return found
+        return list(self._json("GET", "/v1/webhooks")["webhooks"])
 
     def choose_events(self, webhook_id: str, events: Sequence[str], *, enabled: bool = True) -> Json:
         """Tell a server of these events from now on, or of all; or send it nothing for a while."""
@@ -241,13 +240,11 @@ class Client:
 
     def rotate_webhook(self, webhook_id: str) -> str:
         """Replace a webhook's secret and return the new one; for a day the old one signs beside it."""
-        secret: str = self._json("POST", _path("webhooks", webhook_id, "secret"))["secret"]
-        return secret
+        return str(self._json("POST", _path("webhooks", webhook_id, "secret"))["secret"])
 
     def replay_webhook(self, webhook_id: str, since: str | None = None) -> int:
         """Send again messages that were given up and, from `since` on, those delivered; returns how many."""
-        count: int = self._json("POST", _path("webhooks", webhook_id, "replay"), {"since": since})["replayed"]
-        return count
+        return int(self._json("POST", _path("webhooks", webhook_id, "replay"), {"since": since})["replayed"])
 
     def remove_webhook(self, webhook_id: str) -> None:
         """Remove a webhook: its server gets no more messages."""
@@ -261,8 +258,7 @@ class Client:
     def hold(self, scope: str, subject: str, reason: str, *, key: str) -> str:
         """Keep a "video", or all of a "user", whatever the rules say; returns the id that `release` takes."""
         wanted = {"scope": scope, "subject": subject, "reason": reason}
-        hold_id: str = self._json("POST", "/v1/holds", wanted, key=key)["id"]
-        return hold_id
+        return str(self._json("POST", "/v1/holds", wanted, key=key)["id"])
 
     def release(self, hold_id: str) -> None:
         """End a hold."""
@@ -290,7 +286,17 @@ class Client:
         upload = self._json("POST", "/v1/uploads", wanted, key=key)
         if upload["state"] == "open" and upload["url"]:
             _retried(lambda: _put(upload["url"], upload["headers"], path))
-        return self._json("POST", f"/v1/uploads/{upload['id']}/complete")
+        return self._complete(f"/v1/uploads/{upload['id']}/complete")
+
+    def _complete(self, path: str) -> Json:
+        ends = time.monotonic() + _VERIFY_SECONDS
+        while True:
+            try:
+                return self._json("POST", path)
+            except RequestRefused as refused:
+                # guard client.verified: an upload fails for its caller while all of a long video is decoded
+                if refused.kind != _BUSY or time.monotonic() > ends:
+                    raise
 
     def _pages(self, path: str, name: str) -> Iterator[Json]:
         after = ""

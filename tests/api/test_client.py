@@ -21,6 +21,7 @@ from reelkeeper.client import ATTEMPTS, Client, RequestRefused
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import tokens
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import status
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.settle import Attempt
@@ -168,6 +169,23 @@ def test_an_upload_whose_bytes_are_cut_off_or_not_taken_is_put_again(sqlite_worl
         happen("PutObject")
         stored = client.upload(sqlite_world.clip, user_id="ann", video_id=f"v{number}", key=f"k{number}")
         assert stored["state"] == "stored"
+
+
+@pytest.mark.long
+def test_an_upload_whose_verification_takes_minutes_is_waited_for(
+    sqlite_world: World, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LeaseManager(sqlite_world.workspace.engine) as manager:
+        taken, naps = manager.take(["video/slow"]), list[float]()
+
+        def nap(seconds: float) -> None:
+            naps.append(seconds)
+            if sum(naps) >= 120:
+                manager.release(taken)
+
+        monkeypatch.setattr(time, "sleep", nap)
+        stored = client.upload(sqlite_world.clip, user_id="ann", video_id="slow", key="k1")
+    assert (stored["state"], {*naps}) == ("stored", {5.0})
 
 
 @pytest.mark.long
