@@ -41,6 +41,7 @@ Kind = Literal["purge", "takedown", "erase", "restore", "hold", "adopt"]
 NAME: Final = re.compile(r"(\d{12})-[0-9a-f]{16}")
 _DIGEST: Final = 24  # hex digits
 _DROPPED: Final = 1_000  # at once: one request
+_UNTIL: Final = ". Nothing is purged, taken down, erased, restored or compressed by it until a person has looked"
 _log = logging.getLogger(__name__)
 
 
@@ -113,7 +114,13 @@ def require_current(workspace: "Workspace") -> None:
         with transaction(workspace.engine, "epoch.note") as session:
             rows.set_marks(session, {BEHIND: why})
     if why:
-        raise StoreBehind(f"{why}. Nothing is purged, taken down, erased or restored by it until a person has looked")
+        raise StoreBehind(why + _UNTIL)
+
+
+def require_at_home(engine: Engine) -> None:
+    """Raise StoreBehind where the store shows by itself that it was copied or restored; sends no request."""
+    if why := why_behind(engine, None):
+        raise StoreBehind(why + _UNTIL)
 
 
 @safe_to_repeat

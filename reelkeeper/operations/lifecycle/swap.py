@@ -17,7 +17,7 @@ from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.errors import IntegrityDoubt, ObjectChanged, ObjectLocked, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, Refusal, Transcode
-from reelkeeper.operations.core import machine
+from reelkeeper.operations.core import epochs, machine
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import in_place, intents, new_key
@@ -74,8 +74,10 @@ class Skipped(Exception):  # noqa: N818  no error: the video stays as it is, and
 def find_source(workspace: Workspace, video_id: str, planned_blob_id: int, run: Run) -> Source:
     """Find the bytes that the plan judged, after settling what a killed run left open.
 
-    Raises Skipped where they were replaced, retired or compressed since, or must not be replaced.
+    Raises Skipped where they were replaced, retired or compressed since, or must not be replaced; StoreBehind.
     """
+    # guard swap.at_home: a copy of the store puts its results over videos of the original, which cannot undo that
+    epochs.require_at_home(workspace.engine)
     for left_open in intents.open_intents(workspace, video_id):
         intents.settle(workspace, left_open, scratch=run.scratch, lease=run.lease, grace=run.grace)
     with reading(workspace.engine) as session:

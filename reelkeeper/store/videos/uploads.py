@@ -145,9 +145,10 @@ def release(session: Session, reservation_ids: Sequence[str]) -> None:
 def perhaps_completed(session: Session) -> sa.ColumnElement[bool]:
     """Build the condition that a blob's upload was open when this store was backed up, or copied, and may be a video.
 
-    It has ended here, but the store does not know what was done between its backup and its adoption.
+    It has ended here, but the store does not know what was done between its backup and its restore or adoption.
     """
-    if (adopted := controls.kept(session, epochs.ADOPTED)) is None:
+    since = controls.kept(session, epochs.RESTORED) or controls.kept(session, epochs.ADOPTED)
+    if since is None:
         return sa.false()
     ended = sa.and_(blobs.c.state == BlobState.GONE, sa.func.coalesce(blobs.c.retire_reason, "") == _NOT_COMPLETED)
-    return sa.and_(ended, blobs.c.stored_at < adopted.updated_at)
+    return sa.and_(ended, blobs.c.stored_at < since.updated_at)

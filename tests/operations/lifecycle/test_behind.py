@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import StoreBehind
-from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model import BlobState, Grace, Transcode, VideoState
 from reelkeeper.model.money import ReservationState
 from reelkeeper.operations.billing.users import rename
 from reelkeeper.operations.core import epochs
@@ -22,12 +22,14 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.health.status import gather
 from reelkeeper.operations.lifecycle.purge import delete_loose
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.complete import complete
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.intents import md5
 from reelkeeper.operations.videos.receive import Announced, begin
+from reelkeeper.rules.lifecycle.transcode import Placement
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.backup import backup
@@ -48,6 +50,7 @@ from tests.operations.lifecycle.copies import (
     stored_keys,
     unmarked,
 )
+from tests.swapping import shrinker, swap
 
 HELD = HoldTerms("video", "held", "a dispute", "p")
 LEGAL = HoldTerms("user", "ann", "a court order", "p", is_legal=True)
@@ -119,6 +122,23 @@ def test_a_copied_database_purges_nothing_even_before_the_original_did_anything(
         purge_all(copy)
     assert stored_keys(world, ["back"]) == {"back": True}
     purge_all(world)  # the original is not stopped by what the copy tried
+
+
+@pytest.mark.parametrize("placement", ["in_place", "new_key"])
+def test_a_copied_database_compresses_nothing_in_the_bucket_of_the_original(
+    world: World, url: str, tiny_transcode: Transcode, placement: Placement
+) -> None:
+    key = f"{world.address.prefix}ann/v1.mp4"
+    world.workspace.bucket.put_once(key, world.clip, "video/mp4")
+    blob_id = world.video("v1", key=key, stored=False)
+    purge_all(world)  # from then on it knows where it lives
+    copy, before = copied(world, url), world.workspace.bucket.head(key)
+    with LeaseManager(copy.workspace.engine) as manager:
+        run = Run("run", manager.take(["video/v1"])[0], Grace(), Path(world.address.folder) / "scratch")
+        with pytest.raises(StoreBehind):
+            swap(copy.workspace, "v1", blob_id, shrinker(tiny_transcode), run, placement)
+    assert world.workspace.bucket.head(key) == before
+    assert [item.key for page in world.workspace.bucket.pages() for item in page] == [key]
 
 
 def test_of_two_copies_that_do_not_know_it_the_second_to_act_is_stopped(world: World, tmp_path: Path, url: str) -> None:
@@ -302,8 +322,9 @@ def test_adopted_it_starts_all_graces_anew_and_holds_what_the_bucket_tells(world
         purge_all(world)
 
 
+@pytest.mark.parametrize("synced_first", [False, True])
 def test_an_upload_that_was_open_when_its_store_was_backed_up_is_adopted_as_others_since(
-    world: World, tmp_path: Path, url: str
+    world: World, tmp_path: Path, url: str, synced_first: bool
 ) -> None:
     data = world.clip.read_bytes()
     announced = Announced("ann", "new", len(data), md5(world.clip), "mp4")
@@ -313,12 +334,15 @@ def test_an_upload_that_was_open_when_its_store_was_backed_up_is_adopted_as_othe
     done = complete(world.workspace, upload.id, scratch=tmp_path / "scratch", run_id="api", grace=Grace())
     assert done.state == ReservationState.SETTLED
     old = restored(world, saved, url)
-    adopt(old.workspace, look(old.workspace), by="p")
+    if not synced_first:
+        adopt(old.workspace, look(old.workspace), by="p")
     change(old, reservations, expires_at=LONG_AGO)
     with LeaseManager(old.workspace.engine) as manager:
         (lease,) = manager.take(["flow/settle_accounts"])
         assert len(accounts.void_reservations(old.workspace.engine, lease=lease)) == 1
         sync_once(old, lease)
+    if synced_first:
+        adopt(old.workspace, look(old.workspace), by="p")
     purge_all(old)
     assert stored_keys(old, ["new"]) == {"new": True}
     with reading(old.workspace.engine) as session:
