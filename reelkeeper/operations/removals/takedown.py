@@ -33,6 +33,7 @@ from reelkeeper.store.core import audit, deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import doubts
 from reelkeeper.store.removals import at_vendors as vendor_erasures
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.removals.takedowns import Target
@@ -256,7 +257,11 @@ def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -
                 with quotas.counted(session, free):
                     # guard takedown.marked_again: a result that a swap put since the takedown began stays stored
                     takedowns.mark(session, free, run_id)
+                # guard takedown.given_up: what a person settled as lost stays stored, and an erasure never ends
+                let_go = doubts.let_go(session, free)
                 stored = [item.blob_id for item in takedowns.targets(session, free) if item.state != BlobState.GONE]
+                ended = [(video, blob, {"key": key, "as": "taken down"}) for blob, video, key in let_go]
+                append(session, [Event("doubt_ended", run_id, video, blob, None, how) for video, blob, how in ended])
             for start in range(0, len(stored), _BATCH):
                 some = stored[start : start + _BATCH]
                 outcomes += purge_taken_down(workspace, some, lease=taken[0], run_id=run_id, grace=grace)

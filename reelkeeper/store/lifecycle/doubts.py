@@ -152,3 +152,22 @@ def accept(session: Session, doubt: Doubt, sha256: str, grace: Grace) -> None:
 def give_up(session: Session, doubt: Doubt) -> None:
     """End the doubt for as long as the same is stored; nothing deletes it."""
     session.execute(sa.update(doubts).where(doubts.c.blob_id == doubt.id).values(settled_at=now(session)))
+
+
+def let_go(session: Session, video_ids: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Make objects that a person has given up the record of these videos' retired blobs, so that they can be deleted.
+
+    Return the blobs, their videos and keys.
+    """
+    given_up = sa.and_(
+        doubts.c.blob_id == blobs.c.id, doubts.c.settled_at.is_not(None), doubts.c.found_bytes.is_not(None)
+    )
+    found = {
+        name: sa.select(doubts.c[f"found_{name.removeprefix('size_')}"]).where(given_up).scalar_subquery()
+        for name in ("size_bytes", "etag", "sha256")
+    }
+    chosen = blobs.c.video_id.in_(video_ids), blobs.c.state == BlobState.RETIRED, sa.exists().where(given_up)
+    columns = (blobs.c.id, blobs.c.video_id, blobs.c.key)
+    rows = [tuple(row) for row in session.execute(sa.update(blobs).where(*chosen).values(found).returning(*columns))]
+    session.execute(sa.delete(doubts).where(one_of(session, doubts.c.blob_id, [row[0] for row in rows])))
+    return rows

@@ -12,7 +12,9 @@ from reelkeeper.errors import Frozen, NotFound, Refused
 from reelkeeper.model import BlobState, Grace, SettledAs, VideoState
 from reelkeeper.operations.core.freeze import freeze, thaw, why_frozen
 from reelkeeper.operations.lifecycle import purge
+from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.videos import doubts
+from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -288,3 +290,30 @@ def test_nothing_is_recorded_during_a_freeze(world: World, lease: Lease) -> None
     with pytest.raises(Frozen):
         doubts.look_into(world.workspace, stored, run_id="sync", lease=lease)
     assert row_of(world, blob) == before
+
+
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_a_takedown_deletes_what_a_person_has_given_up_and_leaves_other_doubts(
+    world: World, lease: Lease, is_settled: bool
+) -> None:
+    from tests.operations.removals.test_takedown import down  # noqa: PLC0415  the one like it
+
+    _, key = aside(world)
+    put(world, key)
+    sync_once(world, lease)
+    if is_settled:
+        settle(world, SettledAs.LOST)
+    assert (down(world, "v1").left == ()) == is_settled
+    assert (world.workspace.bucket.head(key) is None) == is_settled
+    assert (why_frozen(world.workspace.engine) is None) == is_settled
+    assert events(world).count("doubt_ended") == 2 * is_settled
+
+
+def test_an_erasure_deletes_what_a_person_has_given_up(world: World, lease: Lease) -> None:
+    _, key = aside(world)
+    put(world, key)
+    sync_once(world, lease)
+    settle(world, SettledAs.LOST)
+    done = erase(world.workspace, "ann", by="front", run_id="erase", settings=Settings(), wait_seconds=0)
+    assert done.left == ()
+    assert world.workspace.bucket.head(key) is None
