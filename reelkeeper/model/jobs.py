@@ -81,6 +81,20 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class End(StrEnum):
+    """The outcome of a job with one worker."""
+
+    SUCCEEDED = "succeeded"
+    RETRIED = "to be tried again"
+    PARKED = "parked"
+    REFUSED = "refused"  # it cannot be made, and is dead
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    HANDED_OVER = "handed over"
+    LOST = "lost to another worker"  # or with the store: then its claim expires, and any worker takes it
+    FAILED = "failed here"  # its claim expires, and another worker takes it
+
+
 IN_FLIGHT = (JobState.QUEUED, JobState.RUNNING, JobState.PARKED)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelkeeper.adapters.providers import Generator, HttpProvider, RemoteGenerator
+from reelkeeper.model.jobs import End
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.jobs.admit import admit
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.worker import Shift, work
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.store.billing import spend_counters

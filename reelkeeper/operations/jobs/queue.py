@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import LeaseLost, NotFound
 from reelkeeper.failpoints import effect
-from reelkeeper.model.jobs import JobState, WaitingJob
+from reelkeeper.model.jobs import End, JobState, WaitingJob
 from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import lanes
@@ -15,7 +15,6 @@ from reelkeeper.operations.jobs.breaker import resting
 from reelkeeper.operations.jobs.claim import first_jobs
 from reelkeeper.operations.jobs.lanes import Vendor
 from reelkeeper.operations.jobs.routing import verdicts
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.rules.core.limit_scopes import in_words, of_job
 from reelkeeper.rules.core.wording import many

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +37,7 @@ from reelkeeper.errors import (
     Unavailable,
 )
 from reelkeeper.logs import bound
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.core.isolation import UNFIT
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
 from reelkeeper.operations.core.policies import at as at_version
@@ -59,20 +58,6 @@ from reelkeeper.store.videos.videos import is_live
 
 _log = logging.getLogger(__name__)
 _OTHERS_SECONDS: Final = 30.0  # before a job is offered again, to a worker of its provider
-
-
-class End(StrEnum):
-    """The outcome of a job with one worker."""
-
-    SUCCEEDED = "succeeded"
-    RETRIED = "to be tried again"
-    PARKED = "parked"
-    REFUSED = "refused"  # it cannot be made, and is dead
-    DEAD = "dead"
-    CANCELLED = "cancelled"
-    HANDED_OVER = "handed over"
-    LOST = "lost to another worker"  # or with the store: then its claim expires, and any worker takes it
-    FAILED = "failed here"  # its claim expires, and another worker takes it
 
 
 class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the job continues
@@ -113,8 +98,10 @@ class JobRun:
         self.is_stored = False  # its video, by an earlier worker
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider charged for this attempt
-        self.is_paid = self.never_came = False  # it charged, and did not say how much; it never got it, by its list
-        self.was_running = self.is_unsent = False  # there, as seen here; announced, with no leave to send it since
+        self.is_paid = False  # it charged, and did not say how much
+        self.never_came = False  # to its vendor, by that vendor's list
+        self.is_unsent = False  # announced by this worker, which has had no leave to send it since
+        self.was_running = False  # at its provider, as this worker has seen
         self.ended_at: datetime | None = None  # there; None: not seen
         self.attempts = attempts
         self.ran_beside: list[int] = []  # jobs of the same provider that ran, at each count

@@ -19,12 +19,13 @@ from reelkeeper.adapters.providers.contract import Generator, Generators
 from reelkeeper.disk import make_folder
 from reelkeeper.errors import KeyTaken, StorageError
 from reelkeeper.failpoints import effect
+from reelkeeper.model.jobs import End
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
 from reelkeeper.operations.core.machine import require_fit
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
-from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
+from reelkeeper.operations.jobs.run import JobRun, WorkerContext, run_job
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy

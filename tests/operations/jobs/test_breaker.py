@@ -8,12 +8,11 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import ProviderBusy
 from reelkeeper.model.alerts import AlertState
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.health import status
 from reelkeeper.operations.jobs import breaker
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.claim import claim
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs import breaker as rules
 from reelkeeper.rules.jobs.breaker import RULE, Phase

@@ -7,13 +7,12 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
-from reelkeeper.model.jobs import JobState, Served
+from reelkeeper.model.jobs import End, JobState, Served
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Declined, Queued, RefusedFor
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.claim import claim as claim_of
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.allocation import MAKING
 from reelkeeper.rules.billing.quote import PriceBook

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.model.jobs import IN_FLIGHT
+from reelkeeper.model.jobs import IN_FLIGHT, End
 from reelkeeper.operations.billing import ledger
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy

@@ -7,8 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import RemoteGenerator
-from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.jobs.run import End
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import blobs, jobs, vendor_jobs

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from reelkeeper.adapters.providers import HttpProvider, RemoteGenerator
 from reelkeeper.errors import LeaseLost, ProviderBusy
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Declined, Queued
 from reelkeeper.operations.core.freeze import freeze
@@ -26,7 +26,6 @@ from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs import breaker, routing
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.claim import claim
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs import breaker as rules

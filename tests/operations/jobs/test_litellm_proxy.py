@@ -13,8 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import OpenAIProvider, RemoteGenerator
-from reelkeeper.model.jobs import JobState
-from reelkeeper.operations.jobs.run import End
+from reelkeeper.model.jobs import End, JobState
 from tests.doubles.openai_videos import OpenAIDouble
 from tests.doubles.vendor import LOST, TOKEN
 from tests.faults.world import World

@@ -11,10 +11,9 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters.providers import HttpProvider, LocalGenerator, RemoteGenerator
 from reelkeeper.adapters.providers.transport import fraction
 from reelkeeper.model.alerts import AlertState
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.jobs import claim, lanes
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs, vendor_jobs
 from tests.doubles.provider import LOST, TOKEN, ProviderDouble

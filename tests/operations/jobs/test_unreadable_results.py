@@ -10,9 +10,8 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import RemoteGenerator
 from reelkeeper.errors import Refused
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.jobs.claim import redrive
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, audit_events, jobs
 from tests.doubles.vendor import CUT, HTML, Next, Vendor

@@ -17,8 +17,8 @@ from reelkeeper.adapters.providers import (
 )
 from reelkeeper.adapters.providers.contract import Billing, Provider, Submission
 from reelkeeper.errors import UsageUnknown
+from reelkeeper.model.jobs import End
 from reelkeeper.operations.jobs.charged import reconcile
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.vendor_bill import VendorComparison
 from tests.adapters.providers.formats import FORMATS

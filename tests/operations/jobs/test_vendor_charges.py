@@ -8,11 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import OpenAIProvider, RemoteGenerator
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.model.money import Metric, SentJob
 from reelkeeper.operations.jobs import charged
 from reelkeeper.operations.jobs import claim as claiming
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import audit_events, job_totals, jobs, usage_days, vendor_jobs

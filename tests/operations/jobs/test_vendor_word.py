@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import RemoteGenerator
 from reelkeeper.adapters.providers.contract import Generators
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.billing import ledger
@@ -20,7 +20,6 @@ from reelkeeper.operations.billing.metering import charge
 from reelkeeper.operations.billing.users import costs_by_user
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs.admit import admit
-from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.billing.allocation import CLOUDFLARE
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.store.core.engine import now, reading, transaction

@@ -17,14 +17,14 @@ from reelkeeper.adapters.ffmpeg.sandbox import Bounds
 from reelkeeper.adapters.providers import Generators, LocalGenerator, RemoteGenerator
 from reelkeeper.errors import DiskFull, LeaseLost
 from reelkeeper.model import VideoState
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import End, JobState
 from reelkeeper.model.requests import Declined
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.jobs import claim
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.claim import redrive
-from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext, run_job
+from reelkeeper.operations.jobs.run import JobRun, WorkerContext, run_job
 from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.billing.quote import PriceBook

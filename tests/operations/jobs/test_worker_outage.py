@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
+from reelkeeper.model.jobs import End
 from reelkeeper.operations.jobs import queue, worker
-from reelkeeper.operations.jobs.run import End
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.queue import expire_claims
