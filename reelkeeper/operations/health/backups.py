@@ -6,6 +6,7 @@ restored is always there.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -84,4 +85,4 @@ def found(settings: Settings, name: str | None) -> Iterator[Path]:
         return
     with workplace(settings.scratch, 0) as scratch:
         place = backup_place(settings, scratch)
-        yield place.fetch(name or rule.newest(place.names(), str(place)))
+        yield place.fetch(name or rule.newest(place.names(), str(place), datetime.now(UTC)))

@@ -12,6 +12,7 @@ from reelkeeper.model.alerts import Finding, Severity
 RULE: Final = "backup_failed"
 TESTED_EVERY: Final = timedelta(days=7) - timedelta(hours=1)  # a run begins a little earlier or later
 _UNTIL_NEXT: Final = timedelta(days=1, hours=3)  # at most: its period and grace, as in alerts/cadence.py
+_CLOCKS_DIFFER: Final = timedelta(hours=1)  # at most, of the store and the machine that restores
 _TIME: Final = "%Y%m%dT%H%M%S.%fZ"
 _NAME: Final = re.compile(  # as `store.core.backup` names them
     r"reelkeeper-(\w{8})-(\d{8}T\d{6}\.\d{6}Z)\.(?:sqlite3|zip)(|\.sha256|\.partial)"
@@ -46,9 +47,14 @@ def whole(names: Iterable[str]) -> list[str]:
     return [item.name for item in _named(names) if not item.part and f"{item.name}.sha256" in names]
 
 
-def newest(names: Iterable[str], place: str) -> str:
-    """Return the newest whole backup. Raises Refused if there is none, or if those of several deployments are there."""
-    last = {item.deployment: item.name for item in reversed(_named(whole(names)))}
+def newest(names: Iterable[str], place: str, as_of: datetime) -> str:
+    """Return the newest whole backup, one of the future only where there is no other.
+
+    Raises Refused if there is none, or if those of several deployments are there.
+    """
+    # guard backups.ahead: a backup made while the clock was ahead comes back for ever, and what came since is lost
+    by_age = sorted(_named(whole(names)), key=lambda item: (item.at <= as_of + _CLOCKS_DIFFER, item.at))
+    last = {item.deployment: item.name for item in by_age}
     if len(last) != 1:
         found = f"of {len(last)} deployments: name the one to restore, {', '.join(last.values())}" if last else "none"
         raise Refused(f"the backups in {place} are {found}. Nothing was changed")

@@ -1,6 +1,7 @@
 """Nightly backups: whole, private, tried out once a week, kept for the stated days, and never without a good one."""
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -123,6 +124,20 @@ def test_the_newest_comes_back_by_itself_and_another_by_its_name(
             assert verify(session) > 0
             assert deployment(session).frozen_at is not None
         restored.dispose()
+
+
+def test_one_that_was_made_while_the_clock_was_ahead_does_not_come_back_by_itself(
+    sqlite_engine: sa.Engine, here: Settings
+) -> None:
+    old, present = tonight(sqlite_engine, here).backup, tonight(sqlite_engine, here).backup
+    ahead = re.sub(r"-\d{8}T", "-20990101T", old)
+    for part in ("", ".sha256"):
+        (here.backup_folder / f"{old}{part}").rename(here.backup_folder / f"{ahead}{part}")
+    with found(here, None) as path:
+        assert path.name == present
+    (here.backup_folder / present).unlink()
+    with found(here, None) as path:  # the clock may be behind now
+        assert path.name == ahead
 
 
 def test_backups_end_before_the_stated_age_and_nothing_else_is_deleted(
