@@ -123,7 +123,7 @@ def preview(engine: Engine, *, limit: int) -> tuple[int, tuple[str, ...]]:
 def deliver(
     engine: Engine, sinks: Sinks, *, seconds: float = 60.0, sleep: Callable[[float], None] = time.sleep
 ) -> Delivered:
-    """Send due messages, oldest first, for at most `seconds`; never sleep longer than the first sink's pace.
+    """Send due messages, untried and older ones first, for `seconds`; never sleep longer than the first sink's pace.
 
     Stops when the sink does not answer three times in a row, or asks to wait. Messages that have waited for 15 minutes
     by then are copied to the second sink, once, and keep waiting for the first.

@@ -1,4 +1,6 @@
-"""The outbox: messages that wait to be sent, oldest first. A message leaves it by being sent, diverted or withdrawn.
+"""The outbox: messages that wait to be sent, untried ones first, each kind oldest first.
+
+A message leaves it by being sent, diverted or withdrawn.
 
 Events for webhooks wait in it too; `store/alerts/webhooks` handles them, and only their id is made here.
 
@@ -124,7 +126,7 @@ def has_due(session: Session) -> bool:
 
 
 def take_next(session: Session) -> tuple[int, OutboxMessage, int] | None:
-    """Count an attempt of the oldest due message, and return its row id, the message, and its attempts."""
+    """Count an attempt of the first due message, and return its row id, the message, and its attempts."""
     row = session.execute(
         sa.update(outbox)
         # guard outbox.take_waiting: two processes send the same message
@@ -219,7 +221,8 @@ def _due() -> sa.Select[tuple[int]]:
     # guard outbox.due: a failed message is tried again at once, and blocks the others
     # guard outbox.follows: people are told that an incident is over before they are told that it began
     due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~follows)
-    return due.where(_FOR_PEOPLE).order_by(outbox.c.id)
+    # guard outbox.untried_first: three messages that Slack never takes end each run before any other is tried
+    return due.where(_FOR_PEOPLE).order_by(sa.case((outbox.c.attempts > 0, 1), else_=0), outbox.c.id)
 
 
 def _outgoing(row: sa.Row[Any], deployment_id: str) -> OutboxMessage:

@@ -214,6 +214,15 @@ Not sent to slack/C0123456789: Slack answered 200, msg_too_long
 """)
 
 
+def test_messages_that_slack_never_takes_hold_up_no_other(mail: Post) -> None:
+    mail.sinks = Sinks(mail.sinks.first, second_sink.Console())
+    mail.double.too_long = "a"
+    mail.write("a", "a", "a", "b")
+    mail.deliver()
+    mail.after(300)
+    assert mail.double.titles() == ["b"]
+
+
 def test_refused_by_both_sinks_it_waits(mail: Post) -> None:
     mail.double.too_long, mail.double.second_status = "a", 500
     mail.write("a")
