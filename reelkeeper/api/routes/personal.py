@@ -117,7 +117,7 @@ def erase_user(
     summary="Export all data of a user as a ZIP file",
     dependencies=[needs(Scope.EXPORT), WORK],
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/zip": _ZIP}}, **documented(404, 410, 502)},
+    responses={200: {"content": {"application/zip": _ZIP}}, **documented(404, 409, 410, 502)},
 )
 def export_user(user_id: UserId, app_state: CurrentState) -> StreamingResponse:
     """Return all rows, videos and images, except what was taken down. `missing.txt` lists unreadable objects."""

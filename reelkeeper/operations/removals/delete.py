@@ -17,7 +17,7 @@ from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.lifecycle import retirements
+from reelkeeper.store.lifecycle import notices, retirements
 from reelkeeper.store.videos import cache, uploads
 from reelkeeper.store.videos.conditions import BY_ITS_USER, TAKEN_DOWN
 
@@ -68,5 +68,7 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
         retirements.retire_blobs(session, [blob_id], now(session), run_id=run_id, grace=grace)
         # guard delete.cache: a repeated request gets a deleted video from the cache
         cache.drop(session, [video_id])
+        # guard delete.notice: a user is told that a video will expire which is deleted already
+        notices.end(session, [video_id], "deleted")
         record(session, [Event("delete", run_id, video_id, blob_id, known.user_id, {"by": by})])
         return Deleted(video_id, known.user_id, retirements.purge_after(session, blob_id))

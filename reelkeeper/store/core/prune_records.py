@@ -113,7 +113,10 @@ def _of_old_job(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _upload(cutoff: datetime) -> sa.ColumnElement[bool]:
-    return uploads.c.reservation_id.in_(sa.select(reservations.c.id).where(_settled(cutoff)))
+    # guard erase.pruned_upload: the key of an upload that never came names its user after the user's erasure
+    never_came = sa.exists().where(blobs.c.id == uploads.c.blob_id, blobs.c.video_id.is_(None))
+    is_old = uploads.c.reservation_id.in_(sa.select(reservations.c.id).where(_settled(cutoff)))
+    return sa.and_(is_old, ~never_came)
 
 
 def _reservation(cutoff: datetime) -> sa.ColumnElement[bool]:

@@ -25,6 +25,7 @@ from reelkeeper.operations.lifecycle.previews import Planning
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.lifecycle.why import explain
+from reelkeeper.operations.removals.delete import delete as delete_video
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.rules.core.tiers import Tiers
@@ -418,6 +419,15 @@ def test_a_held_videos_waiting_notice_is_withdrawn_and_later_given_again(service
     assert service.night() == {"notified": 1}
     service.deliver()
     assert service.told() == ["v1"]
+
+
+def test_nobody_is_told_that_a_deleted_video_will_expire(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    assert service.night() == {"notified": 1}
+    delete_video(service.engine, "v1", by="front", run_id="delete-1")
+    service.deliver()
+    assert service.told() == []
 
 
 def test_no_notice_is_given_for_a_video_that_changed_since_the_plan(service: Service) -> None:

@@ -35,7 +35,19 @@ from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core.audit import Event, append, events, verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
-from reelkeeper.store.tables import blobs, holds, jobs, key_owners, leases, outbox, policy_versions, transfers, videos
+from reelkeeper.store.tables import (
+    blobs,
+    holds,
+    jobs,
+    key_owners,
+    leases,
+    outbox,
+    policy_versions,
+    reservations,
+    transfers,
+    uploads,
+    videos,
+)
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
@@ -199,6 +211,25 @@ def test_an_image_goes_with_its_user_also_when_the_jobs_that_began_with_it_are_d
     kept = [world.workspace.bucket.image_key(sha256) for sha256 in sorted(pictures)]
     assert (gone(world).left, stored(world)) == ((), kept)
     assert (gone(world, user_id="bob").left, stored(world)) == ((), [])
+
+
+def test_the_key_of_an_upload_that_never_came_is_emptied_however_long_ago_that_was(world: World) -> None:
+    engine = world.workspace.engine
+    users.put(engine, "ann", "free", by="front")
+    begun, _ = receive.begin(
+        world.workspace, receive.Announced("ann", "v9", 100, "0" * 32, "mp4"), "upload", url_seconds=60
+    )
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(reservations).values(expires_at=LONG_AGO))
+        session.execute(sa.update(uploads).values(url_until=LONG_AGO))
+    with LeaseManager(engine) as manager:
+        (lease,) = manager.take(["test"])
+        assert len(accounts.void_reservations(engine, lease=lease)) == 1
+        with transaction(engine, "test") as session:
+            session.execute(sa.update(reservations).values(settled_at=LONG_AGO))
+        prune_records.forget(engine, RecordRetentionPolicy(), lease=lease)
+    assert gone(world).left == ()
+    assert begun.key not in dump(engine)
 
 
 def test_a_user_being_erased_gets_nothing_new(shop: World) -> None:
