@@ -12,7 +12,7 @@ from reelkeeper.model.requests import Incoming, Upload
 from reelkeeper.store.core import controls, epochs
 from reelkeeper.store.core.engine import now
 from reelkeeper.store.tables import blobs, reservations, uploads, users, videos
-from reelkeeper.store.videos.conditions import retired
+from reelkeeper.store.videos.conditions import never_came, retired
 
 _NOT_COMPLETED: Final = "an upload that was not completed"
 _QUERY = sa.select(
@@ -45,16 +45,13 @@ class Current(NamedTuple):
     state: str
     blob_id: int | None  # None: its first bytes have not arrived
     generation: int
-
-    @property
-    def never_came(self) -> bool:
-        """Check whether its first upload failed, so that its id is free for another of the same user."""
-        return self.state == VideoState.GONE and self.blob_id is None
+    never_came: bool  # its first upload failed, so that its id is free for another of the same user
 
 
 def current(session: Session, video_id: str, *, locked: bool) -> Current | None:
     """Find a video's present bytes; with `locked`, lock it until the transaction ends."""
-    query = sa.select(*(videos.c[name] for name in Current._fields)).where(videos.c.id == video_id)
+    columns = (videos.c[name] for name in Current._fields[:4])
+    query = sa.select(*columns, never_came()).where(videos.c.id == video_id)
     row = session.execute(query.with_for_update() if locked else query).one_or_none()
     return Current._make(row) if row else None
 

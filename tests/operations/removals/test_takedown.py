@@ -3,12 +3,13 @@
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
-from reelkeeper.errors import GuardRefused, LeaseLost, NotFound
+from reelkeeper.errors import GuardRefused, InputRefused, KeyReused, LeaseLost, NotFound
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.billing import users
@@ -22,7 +23,10 @@ from reelkeeper.operations.removals.delete import delete
 from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.removals.takedown import Certificate, TakedownOrder, certificate, take_down
 from reelkeeper.operations.sync.survey import survey
+from reelkeeper.operations.videos.complete import complete
 from reelkeeper.operations.videos.hold import hold, release
+from reelkeeper.operations.videos.intents import md5
+from reelkeeper.operations.videos.receive import Announced, begin
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.operations.videos.views import show
 from reelkeeper.settings import Settings
@@ -132,6 +136,25 @@ def test_a_certificate_stands_although_the_user_of_a_later_takedown_was_erased(w
     down(world, "v2")
     erase(world.workspace, "bob", by="front", run_id="erase-1", settings=Settings(), wait_seconds=0.0)
     assert certificate(world.workspace.engine, "v1") == first
+
+
+def test_a_video_taken_down_before_its_bytes_came_is_not_stored_again(
+    world: World, lease: Lease, tmp_path: Path
+) -> None:
+    world.video("v1", state=VideoState.GONE, blob_state=BlobState.RETIRED, current=False)  # its first upload failed
+    data = world.clip.read_bytes()
+    announced = Announced("ann", "v1", len(data), md5(world.clip), "mp4")
+    begun, _ = begin(world.workspace, announced, "before", url_seconds=600)
+    world.workspace.bucket.put_once(begun.key, world.clip, "video/mp4")
+    down(world)
+    with pytest.raises(InputRefused):
+        begin(world.workspace, announced, "after", url_seconds=600)
+    terms: dict[str, Any] = {"scratch": tmp_path / "scratch", "run_id": "upload-1", "grace": Grace()}
+    with pytest.raises(KeyReused):
+        complete(world.workspace, begun.id, **terms)
+    with pytest.raises(NotFound):
+        upload(world.workspace, world.clip, Incoming("ann", "v1", LONG_AGO), lease=lease, **terms)
+    assert states(world) == {"v1": VideoState.GONE}
 
 
 def test_a_video_taken_down_cannot_be_restored(world: World) -> None:
