@@ -224,8 +224,9 @@ def _clean_texts(
             this = sa.and_(*(column == getattr(row, column.name) for column in key))
             if table is outbox and row.endpoint_id is not None:
                 data = before["payload"]["data"]
+                said = {**before, "payload": None, **data}
                 # guard erase.anothers_event: a service never hears of another user's job whose model has a common name
-                if is_in_anothers and data.get("user_id") and not is_in_anothers(data):
+                if is_in_anothers and data.get("user_id") and not is_in_anothers(said):
                     continue
                 after = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None, "url": None}
                 after["payload"] = {**before["payload"], "data": {}}

@@ -384,11 +384,14 @@ def test_what_is_recorded_of_others_stays_where_only_a_word_is_like_an_id(world:
     for name, folder in (("clip", "bob/intro"), ("clip-2", "bob/ann/intro")):
         world.video(name, key=f"{world.address.prefix}{folder}/{name}.mp4")
     data = {"user_id": "bob", "key": "bob/intro/clip.mp4", "model": "google/veo-3.1", "state": "succeeded"}
-    said = [("bob", data), ("bob", {**data, "error": "as user google's"}), ("bob", {**data, "video_id": "intro"})]
+    named = ({"error": "as user google's"}, {"video_id": "intro"}, {"state": "dead"})
+    said = [("bob", data), *(("bob", data | other) for other in named)]
     with transaction(engine, "test") as session:
         session.execute(sa.update(videos).where(videos.c.id != "intro").values(user_id="bob"))
         webhooks.add(session, "https://example.com", [EventType.JOB_ENDED], "whsec_c2VjcmV0")
         webhooks.put(session, [Happened(EventType.JOB_ENDED, *item) for item in said])
+        answered = outbox.c.payload["data"]["state"].as_string() == "dead"
+        session.execute(sa.update(outbox).where(answered).values(last_error="404: user google is not known here"))
         changes = {"book.models.google/veo-3.1.usd": ["1", "2"]}
         append(session, [Event("policy", "front", detail={"version": 2, "changes": changes})])
         append(session, [Event("vendor_trial", "front", detail={"provider": "google", "model": "google/veo-3.1"})])
@@ -403,11 +406,12 @@ def test_what_is_recorded_of_others_stays_where_only_a_word_is_like_an_id(world:
     with reading(engine) as session:
         (policy,), (trial,) = events(session, event="policy"), events(session, event="vendor_trial")
         wanted = sa.select(outbox.c.state, outbox.c.payload).where(outbox.c.endpoint_id.is_not(None))
-        sent = session.execute(wanted.order_by(outbox.c.id)).all()[:3]
+        sent = session.execute(wanted.order_by(outbox.c.id)).all()[:4]
         assert verify(session) > 0
     assert (policy.event.detail["changes"], trial.event.detail["model"]) == (changes, "google/veo-3.1")
     assert [(row.state, bool(row.payload["data"])) for row in sent] == [
         (MessageState.WAITING, True),
+        (MessageState.WITHDRAWN, False),
         (MessageState.WITHDRAWN, False),
         (MessageState.WITHDRAWN, False),
     ]
