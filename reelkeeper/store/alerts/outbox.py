@@ -100,7 +100,7 @@ def strike(session: Session, over: Mapping[str, int | None], title: Callable[[in
     people know of its alerts. A digest of which nothing is left is withdrawn.
     """
     struck: set[str] = set()
-    digests = sa.select(outbox).where(outbox.c.kind == MessageKind.DIGEST, *_UNTOLD)
+    digests = sa.select(outbox).where(_FOR_PEOPLE, outbox.c.kind == MessageKind.DIGEST, *_UNTOLD)
     for row in session.execute(digests).all():
         if over.keys().isdisjoint(row.alert_ids):
             continue
