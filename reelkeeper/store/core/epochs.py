@@ -111,8 +111,14 @@ def home(session: Session) -> str:
     return f"postgresql system {where}, database {oid}"
 
 
+def is_at_home(session: Session) -> bool:
+    """Check that the store does not show by itself that it was restored or copied, and not adopted since."""
+    known = marks(session)
+    return RESTORED not in known and (HOME not in known or known[HOME] == home(session))
+
+
 def set_marks(session: Session, marks: Mapping[str, str | None]) -> None:
-    """Write or remove marks in `controls`: HOME, RESTORED, BEHIND."""
+    """Write or remove marks in `controls`: HOME, RESTORED, BEHIND, ADOPTED."""
     for name, text in marks.items():
         if text is None:
             session.execute(sa.delete(_controls).where(_controls.c.name == name))
@@ -121,5 +127,5 @@ def set_marks(session: Session, marks: Mapping[str, str | None]) -> None:
 
 
 def marks(session: Session) -> dict[str, str]:
-    """Read the marks that are set."""
+    """Read which of HOME, RESTORED and BEHIND are set."""
     return {name: state["is"] for name, state in controls.remembered(session, [HOME, RESTORED, BEHIND]).items()}

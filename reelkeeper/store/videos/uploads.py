@@ -142,10 +142,11 @@ def release(session: Session, reservation_ids: Sequence[str]) -> None:
 def perhaps_completed(session: Session) -> sa.ColumnElement[bool]:
     """Build the condition that a blob's upload was open when this store was backed up, or copied, and may be a video.
 
-    It has ended here, but the store does not know what was done between its backup and its restore or adoption.
+    It has ended here, but the store does not know what was done between its backup or copy and its adoption.
     """
-    since = controls.kept(session, epochs.RESTORED) or controls.kept(session, epochs.ADOPTED)
-    if since is None:
-        return sa.false()
     ended = sa.and_(blobs.c.state == BlobState.GONE, sa.func.coalesce(blobs.c.retire_reason, "") == _NOT_COMPLETED)
-    return sa.and_(ended, blobs.c.stored_at < since.updated_at)
+    # guard uploads.copied: a copy that goes on in place of its store purges what was completed while it was made
+    if not epochs.is_at_home(session):
+        return ended
+    adopted = controls.kept(session, epochs.ADOPTED)
+    return sa.and_(ended, blobs.c.stored_at < adopted.updated_at) if adopted else sa.false()

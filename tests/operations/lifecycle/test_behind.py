@@ -350,6 +350,28 @@ def test_an_upload_that_was_open_when_its_store_was_backed_up_is_adopted_as_othe
     assert accounts.recount(old.workspace.engine) == []
 
 
+def test_an_upload_that_was_open_when_its_store_was_copied_is_adopted_too(
+    world: World, tmp_path: Path, url: str
+) -> None:
+    retired(world, "first")
+    purge_all(world)  # from then on it knows where it lives
+    announced = Announced("ann", "new", world.clip.stat().st_size, md5(world.clip), "mp4")
+    upload, _ = begin(world.workspace, announced, "key", url_seconds=600)
+    copy = copied(world, url)
+    world.workspace.bucket.put_once(upload.key, world.clip, "video/mp4")
+    complete(world.workspace, upload.id, scratch=tmp_path / "scratch", run_id="api", grace=Grace())
+    change(copy, reservations, expires_at=LONG_AGO)
+    with LeaseManager(copy.workspace.engine) as manager:
+        (lease,) = manager.take(["flow/settle_accounts"])
+        accounts.void_reservations(copy.workspace.engine, lease=lease)
+        sync_once(copy, lease)
+    adopt(copy.workspace, look(copy.workspace), by="p")
+    purge_all(copy)
+    assert stored_keys(copy, ["new"]) == {"new": True}
+    with reading(copy.workspace.engine) as session:
+        assert is_live(session, "new")
+
+
 def test_old_epochs_are_dropped_and_a_bucket_lock_on_them_harms_nothing(world: World) -> None:
     retired(world, "v1")
     purge_all(world)
