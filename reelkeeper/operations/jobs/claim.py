@@ -179,7 +179,7 @@ def _seconds(session: Session, begun: Iterable[claims.Begun], full: Collection[s
 def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool]:
     """Extend claims, each with the job's progress from 0 to 1; a claim missing from the result was lost.
 
-    The result says for each job whether its user has asked to cancel it.
+    The result says for each job whether to cancel it: its user has asked for that, and nobody else waits for it.
     """
     with transaction(engine, "jobs.renew") as session:
         return claims.renew(session, [(*job.fence, progress) for job, progress in held])

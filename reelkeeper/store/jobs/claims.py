@@ -161,7 +161,7 @@ def _abandoned(served: Served | None) -> sa.Select[Any]:
 def outside(
     full: Collection[str], taken: Collection[str], others: Collection[tuple[str, str]], served: Served | None
 ) -> sa.ColumnElement[bool]:
-    """Build the condition that a job is in none of these scopes, not taken yet, and not for another provider."""
+    """Build the condition that a job is in none of these scopes, not taken yet, not sent, and for no other provider."""
     lane = lane_of(served)
     columns = {"provider": lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
     by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
@@ -187,8 +187,8 @@ def waiting_jobs(
 ) -> tuple[list[WaitingJob], float]:
     """Return the waiting jobs to choose from, and the estimated seconds of all the others.
 
-    Jobs of scopes that are `full`, `taken` ones, those of `others`, pairs of model and provider, and those for no
-    provider that is `served` are left out. Each comes with the provider that it goes to from there.
+    Jobs of scopes that are `full`, `taken` ones, those that were sent, those of `others`, pairs of model and provider,
+    and those for no provider that is `served` are left out. Each comes with the provider that it goes to from there.
 
     Of a short queue, these are all jobs. Of a long one, a bounded window: the oldest, and those that `rank` puts first,
     or without a rank the shortest of each of `tiers`, and of those without a known tier.
