@@ -245,18 +245,10 @@ def _note(session: Session, seen: Sequence[FindingState], run_id: str, at: datet
 
 def _resolve(session: Session, decision: Decision, run_id: str, at: datetime) -> None:
     alerts.close(session, [known_alert.id for known_alert in (*decision.resolved, *decision.faded)], at)
-    to_withdraw = [
-        known_alert.message_id
-        for known_alert in decision.resolved
-        # guard alerts.critical: a short critical incident is never reported
-        if known_alert.message_id and known_alert.severity != Severity.CRITICAL
-    ]
-    withdrawn = set(outbox.withdraw(session, to_withdraw))  # a critical alert is sent even after it is resolved
-    over = {
-        known_alert.id: known_alert.message_id
-        for known_alert in decision.resolved
-        if known_alert.severity != Severity.CRITICAL
-    }
+    # guard alerts.critical: a short critical incident is never reported
+    passing = [known_alert for known_alert in decision.resolved if known_alert.severity != Severity.CRITICAL]
+    over = {known_alert.id: known_alert.message_id for known_alert in passing}
+    withdrawn = set(outbox.withdraw(session, [message_id for message_id in over.values() if message_id]))
     withdrawn |= outbox.strike(session, over, messages.of_digest)
     # guard alerts.untold: a withdrawn alert counts as sent, and is not sent when the incident returns
     alerts.mark_untold(session, withdrawn)
