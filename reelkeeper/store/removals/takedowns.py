@@ -10,6 +10,7 @@ from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.store.core.engine import checked, insert_into, now, one_of
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, blocked_bytes, orphans, videos
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
@@ -72,7 +73,7 @@ def videos_with_same_bytes(session: Session, video_id: str) -> list[str]:
 
 
 def mark(session: Session, video_ids: Sequence[str], run_id: str) -> None:
-    """Stop serving these videos, and end the grace of all their bytes."""
+    """Stop serving these videos, and end their notices and the grace of all their bytes."""
     at = now(session)
     session.execute(
         sa.update(videos)
@@ -98,6 +99,8 @@ def mark(session: Session, video_ids: Sequence[str], run_id: str) -> None:
             run_id=run_id,
         )
     )
+    # guard takedown.notice: a user is told that a video will expire which was taken down
+    notices.end(session, video_ids, "taken down")
 
 
 def block(session: Session, found: Sequence[Target]) -> set[int]:

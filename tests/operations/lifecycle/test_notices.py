@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -26,6 +27,7 @@ from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.lifecycle.why import explain
 from reelkeeper.operations.removals.delete import delete as delete_video
+from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.rules.core.tiers import Tiers
@@ -426,6 +428,16 @@ def test_nobody_is_told_that_a_deleted_video_will_expire(service: Service) -> No
     service.video("v1")
     assert service.night() == {"notified": 1}
     delete_video(service.engine, "v1", by="front", run_id="delete-1")
+    service.deliver()
+    assert service.told() == []
+
+
+def test_nobody_is_told_that_a_video_will_expire_that_was_taken_down(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    assert service.night() == {"notified": 1}
+    order, scratch = TakedownOrder("counsel", "court order 17", "takedown-1"), Path(service.world.address.folder)
+    take_down(service.world.workspace, "v1", order, scratch=scratch)
     service.deliver()
     assert service.told() == []
 
