@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
 from reelkeeper.errors import NotFound, SchemaError
 from reelkeeper.rules.core.earlier_policies import earlier, set_otherwise
-from reelkeeper.rules.policies import DEFAULTS, InForce, Policies, fixed_faults
+from reelkeeper.rules.policies import DEFAULTS, InForce, Policies, fixed_faults, terms_in
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.engine import reading
@@ -70,6 +71,12 @@ def find(engine: Engine, version: int | None) -> Version:
 def at(session: Session, version: int) -> Policies:
     """Return the policies of a version, such as that of a job's admission. Raises NotFound, SchemaError."""
     return stored(session, version).policies
+
+
+def replaced_since(session: Session, moment: datetime, names: Collection[str]) -> bool:
+    """Check whether these terms of a plan have other values in force than just before a moment."""
+    before, found = versions.before(session, moment), in_force(session)
+    return before != found.version and terms_in(at(session, before), names) != terms_in(found.policies, names)
 
 
 def stored(session: Session, version: int) -> Read:

@@ -23,6 +23,7 @@ from reelkeeper.model.money import MICRO
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.core.policies import replaced_since
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.swap import (
     Run,
@@ -129,12 +130,15 @@ class Cost:
 def load_job(engine: Engine, plan_id: str) -> CompressionJob:
     """Read the terms that a plan was made under."""
     with reading(engine) as session:
-        run_id, as_of, terms, _ = plan_progress.undertaking(session, plan_id)
-    return CompressionJob(plan_id, run_id, as_of, *terms_of(terms), *recipe_of(terms))
+        made = plan_progress.undertaking(session, plan_id)
+    return CompressionJob(plan_id, made.run_id, made.as_of, *terms_of(made.terms), *recipe_of(made.terms))
 
 
 def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
-    """Check whether the plan is still under way. Raises Frozen, and LeaseLost when its run is dead."""
+    """Check whether the plan is still under way, and its terms still in force as when it began.
+
+    Raises Frozen, and LeaseLost when its run is dead.
+    """
     with reading(engine) as session:
         if reason := why_stopped(session):
             # guard freeze.helpers: helpers continue during a freeze
@@ -144,7 +148,11 @@ def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
             raise LeaseLost(
                 f"lease {lease.name!r} (token {lease.token}) is no longer held: its run has ended, or is paused"
             )
-        return plan_progress.is_under_way(session, plan_id)
+        if not plan_progress.is_under_way(session, plan_id):
+            return False
+        made = plan_progress.undertaking(session, plan_id)
+        # guard plans.replaced: a night's run goes on compressing after compression was switched off
+        return not replaced_since(session, made.begun_at, made.terms)
 
 
 def claim(engine: Engine, manager: LeaseManager, plan_id: str) -> Batch | None:

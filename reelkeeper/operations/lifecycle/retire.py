@@ -8,7 +8,7 @@ from reelkeeper.model import Action, Grace, Outcome
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
-from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.core.policies import in_force, replaced_since
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.policies import terms_of
@@ -97,12 +97,16 @@ def _retire_batch(
 def _still_due(session: Session, plan_id: str, planned: Sequence[Planned]) -> list[str]:
     """Judge the videos again, by the plan's own policies as of its time; return those that its rule still retires.
 
-    A user's tier, a video's age and tag, and views of earlier days may have been recorded since.
+    A user's tier, a video's age and tag, and views of earlier days may have been recorded since. None where other
+    policies were applied since it began: the next plan judges by those.
     """
     rules = {row.video_id: row.rule for row in planned}
     under = plan_progress.undertaking(session, plan_id)
     if "policy" not in under.terms:
         return list(rules)
+    # guard retire.replaced: a run goes on retiring videos after policies were applied that keep them
+    if replaced_since(session, under.begun_at, ("policy", "tiers")):
+        return []
     policy, tiers = terms_of(under.terms)
     videos = live_videos(session, under.as_of, only=list(rules), classified=bool(policy.segments))
     judged = lifecycle.verdicts(videos, policy, tiers, under.as_of, recipe_fingerprint="")
@@ -120,7 +124,7 @@ def _outcome(row: Planned, done: bool, broken: str | None) -> Outcome:
         return Outcome(row.video_id, "retired", row.reason, row.size_bytes, 0, row.blob_id)
     why = (
         "viewed, held, kept, replaced or retired since the plan, no longer due by its tier, age, tag or views, its "
-        "notice is no longer in force, or the bucket has "
+        "notice is no longer in force, other policies were applied, or the bucket has "
         "not passed the contract test: reelkeeper doctor --contract"
     )
     return Outcome(row.video_id, "skipped", why, row.size_bytes, row.size_bytes, row.blob_id)

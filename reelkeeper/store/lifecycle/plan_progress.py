@@ -22,12 +22,13 @@ _COMPRESS = verdicts.c.action == Action.COMPRESS
 
 
 class Undertaking(NamedTuple):
-    """A plan under way: its run, its time, and its policies, with the version that was in force."""
+    """A plan under way: its run, its time, its policies with the version that it was made under, and when it began."""
 
     run_id: str
     as_of: datetime
     terms: dict[str, Any]
     policy_version: int
+    begun_at: datetime  # when it was claimed; before that, when it was made
 
 
 def plan_lease(plan_id: str) -> str:
@@ -76,7 +77,8 @@ def close_others(session: Session, flow: str, plan_id: str) -> None:
 def undertaking(session: Session, plan_id: str) -> Undertaking:
     """Read the terms of a plan that all its workers share."""
     columns = plans.c.run_id, plans.c.as_of, plans.c.policy, plans.c.policy_version
-    return Undertaking(*session.execute(sa.select(*columns).where(plans.c.id == plan_id)).one())
+    begun_at = sa.func.coalesce(plans.c.applied_at, plans.c.created_at)
+    return Undertaking(*session.execute(sa.select(*columns, begun_at).where(plans.c.id == plan_id)).one())
 
 
 def left(session: Session, plan_id: str) -> tuple[Counts, Counts]:

@@ -32,18 +32,21 @@ from reelkeeper.operations.lifecycle.compress import (
 )
 from reelkeeper.operations.lifecycle.previews import Planning
 from reelkeeper.operations.lifecycle.swap import Run, find_source
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.lifecycle.worth import Payback, pace
 from reelkeeper.rules.policies import DEFAULTS
-from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches
-from reelkeeper.store.tables import job_totals, videos
+from reelkeeper.store.lifecycle.plan_progress import plan_lease
+from reelkeeper.store.tables import job_totals, leases, plans, videos
 from reelkeeper.store.videos import imports
 from tests.faults.world import World
 from tests.jobs import NOON
 from tests.operations.changes import change
+from tests.policies import put_in_force
 from tests.rules.lifecycle.test_first_crf import SEARCH
 
 
@@ -175,3 +178,21 @@ def test_a_video_that_its_plan_would_keep_by_now_is_not_compressed(
         (item, lease), scratch = batch.items[0], Path(world.address.folder) / "scratch"
         outcome = compress(world.workspace, manager, load_job(engine, report.plan.id), item, lease, scratch=scratch)
     assert (outcome.action == "skipped") == bool(meanwhile)
+
+
+@pytest.mark.parametrize("switched_off", [True, False])
+def test_workers_stop_once_other_terms_of_their_plan_are_applied(
+    world: World, lease: Lease, *, switched_off: bool
+) -> None:
+    engine, plan_id = world.workspace.engine, world.plan("tier_storage", "compress", [world.video("v1")])
+    put_in_force(engine)
+    under, recipe = LifecyclePolicy(), Recipe(payback=Payback(cpu_usd_per_hour=None))  # an exception of the run
+    with transaction(engine, "test") as session:
+        terms = {"policy": under.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}
+        session.execute(sa.update(plans).values(state="applied", applied_at=Clock(), policy=terms))
+        session.execute(sa.update(leases).where(leases.c.name == lease.name).values(name=plan_lease(plan_id)))
+    held = lease._replace(name=plan_lease(plan_id))
+    assert may_go_on(engine, plan_id, held)
+    kept = LifecyclePolicy.model_validate({"compress_below_views": None} if switched_off else {})
+    put_in_force(engine, lifecycle=kept, admission=AdmissionPolicy(slots=3))
+    assert may_go_on(engine, plan_id, held) != switched_off

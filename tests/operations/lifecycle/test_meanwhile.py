@@ -24,6 +24,7 @@ from reelkeeper.operations.lifecycle.restore import find_claimed, find_restorabl
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -37,7 +38,9 @@ from tests.marks import marked
 from tests.operations.changes import change, rows
 from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.test_swap import run as swap
+from tests.policies import put_in_force
 from tests.swapping import shrinker
+from tests.tiers import tiers
 
 Change = Callable[[World], object]
 
@@ -175,6 +178,20 @@ def test_a_video_that_its_plan_would_keep_by_now_is_not_retired(
     (outcome,) = retire(world.workspace, report.plan.id, ["v1"], lease=lease, run_id="r", grace=Grace())
     assert outcome.action == ("skipped" if meanwhile else "retired")
     assert (rows(world) == before) == bool(meanwhile)
+
+
+@pytest.mark.parametrize(("applied", "action"), [({"free": {"retention_days": 80}}, "skipped"), ({}, "retired")])
+def test_a_run_retires_no_more_once_other_policies_are_applied(
+    world: World, lease: Lease, applied: dict[str, Any], action: str
+) -> None:
+    engine = world.workspace.engine
+    world.video("v1")
+    change(world, videos, created_at=datetime.now(UTC) - timedelta(days=60))
+    with reading(engine) as session:
+        plan_id = previews.expire_videos(Planning(engine, now(session), "night")).plan.id
+    put_in_force(engine, tiers=tiers(**applied), admission=AdmissionPolicy(slots=3))
+    (outcome,) = retire(world.workspace, plan_id, ["v1"], lease=lease, run_id="r", grace=Grace())
+    assert outcome.action == action
 
 
 def test_a_video_that_the_plan_only_compresses_is_not_retired(world: World, lease: Lease) -> None:
