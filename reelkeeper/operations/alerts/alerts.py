@@ -122,7 +122,9 @@ def observe_within(
     lifted = [Lifted(*item) for item in alerts.snoozes_over(session, judged)]
     decision = decide(found, known, quiet, rules=rules, as_of=at, lifted=lifted)
     _write(session, decision, run_id, at)
-    events.budgets_crossed(session, (state.finding for state in decision.opened))
+    # guard webhooks.snoozed: a service goes on spending since somebody has silenced the alert in Slack
+    news = [*decision.opened, *decision.snoozed]
+    events.budgets_crossed(session, (state.finding for state in news if not (state.known and state.known.is_open)))
     return Observed(
         len(decision.opened),
         len(decision.repeated),

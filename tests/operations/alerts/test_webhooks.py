@@ -14,7 +14,7 @@ from inline_snapshot import snapshot
 from reelkeeper.errors import AddressRefused, InputRefused, NotFound
 from reelkeeper.model.alerts import EventType, Finding, Happened, MessageState, Severity
 from reelkeeper.operations.alerts import webhooks
-from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.operations.alerts.alerts import end_snooze, observe, snooze
 from reelkeeper.operations.alerts.outbox import preview
 from reelkeeper.operations.alerts.webhooks import MAX_AT_ONCE, MAX_ENDPOINTS, Deliveries
 from reelkeeper.operations.billing import ledger
@@ -455,6 +455,20 @@ def test_a_crossed_budget_is_reported_once(service: Service) -> None:
         observe(service.engine, found, rules={"budget", "drift"}, run_id="run")
     service.deliver()
     assert [(each.type, each.data["level"]) for each in service.receiver.got["/live"]] == [("budget.crossed", "80")]
+
+
+def test_a_budget_that_is_crossed_during_a_snooze_is_reported_at_once_and_not_again_at_its_end(
+    service: Service,
+) -> None:
+    service.add()
+    snooze_id = snooze(service.engine, "budget", scope=None, seconds=60, author="ann", reason="known")
+    found = [Finding("budget", "total", "2999-11", "80", Severity.WARNING, "80 %", "words")]
+    for opened in (0, 0, 1, 0):
+        if opened:
+            end_snooze(service.engine, snooze_id)
+        assert observe(service.engine, found, rules={"budget"}, run_id="run").opened == opened
+        service.deliver()
+        assert [(each.type, each.data["level"]) for each in service.receiver.got["/live"]] == [("budget.crossed", "80")]
 
 
 def test_low_credits_are_reported_once_until_they_are_above_again(service: Service) -> None:
