@@ -1,5 +1,6 @@
 """Videos: give notice and retire in batches, and import views from Cloudflare's count of reads."""
 
+from collections.abc import Sequence
 from contextlib import closing
 
 from prefect.logging import get_run_logger
@@ -7,6 +8,7 @@ from prefect.logging import get_run_logger
 from reelkeeper.adapters import cloudflare
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 from reelkeeper.model import Grace, PlanSummary
+from reelkeeper.operations import Item
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import notices, outcomes, previews, retire
@@ -29,8 +31,8 @@ def notify_planned(
     for action in ("withdraw", "notify"):
         with closing(outcomes.planned(workspace.engine, plan.id, action, RETIRED_AT_ONCE)) as batches:
             for batch in batches:
-                video_ids = [item.video_id for item in batch if item.video_id is not None]
-                notify_batch(workspace, held, plan.id, video_ids, policies, run_id=run_id)
+                if video_ids := _not_erased(batch):
+                    notify_batch(workspace, held, plan.id, video_ids, policies, run_id=run_id)
     notices.tell_of_waiting(workspace.engine, plan, run_id)
 
 
@@ -47,8 +49,13 @@ def retire_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_i
     """Retire a plan's videos, batch by batch."""
     with closing(outcomes.planned(workspace.engine, plan_id, "retire", RETIRED_AT_ONCE)) as batches:
         for batch in batches:
-            video_ids = [item.video_id for item in batch if item.video_id is not None]
-            retire_batch(workspace, held, plan_id, video_ids, run_id=run_id, grace=grace)
+            # guard retire.erased: a run ends, and compresses nothing, since all users of a batch were erased
+            if video_ids := _not_erased(batch):
+                retire_batch(workspace, held, plan_id, video_ids, run_id=run_id, grace=grace)
+
+
+def _not_erased(batch: Sequence[Item]) -> list[str]:
+    return [item.video_id for item in batch if item.video_id is not None]
 
 
 @step("retire the batch from {video_ids[0]}")

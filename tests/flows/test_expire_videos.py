@@ -9,9 +9,11 @@ from reelkeeper.model import Grace
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.removals.erase import erase
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.core.engine import reading
 from tests.flows.scenes import Scene
@@ -45,6 +47,17 @@ def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
     restore(workspace, taken, run_id="undo", author="ops", grace=Grace(), hold_days=1)
     assert set(old.states().values()) == {"live"}
     assert old.double.deleted() == []
+
+
+def test_a_plan_is_carried_out_although_a_user_of_it_was_erased_since(old: Scene) -> None:
+    for number in range(3, 5):
+        old.video(f"v{number}", age_days=500)
+    limits = BlastRadius(max_percent=100, max_user_percent=100, max_percent_in_24h=100)
+    plan_id = expire_videos(limits=limits).plan.id
+    assert erase(old.world.workspace, "ann", by="front", run_id="erase", settings=Settings()).left == ()
+    report = expire_videos(limits=limits, plan_id=plan_id, dry_run=False)
+    assert report.plan.retire.objects == 0
+    assert [(done.outcome, done.objects) for done in report.done] == [("not_done", 4)]
 
 
 @pytest.mark.long

@@ -64,9 +64,14 @@ class Approved(NamedTuple):
 
 
 def load_summary(session: Session, plan_id: str) -> PlanSummary:
-    """Sum up a saved plan. `retire` counts all removals, purges too. Raises NotFound."""
+    """Sum up a saved plan, without the videos of users who were erased since. `retire` counts all removals, purges too.
+
+    Raises NotFound.
+    """
     plan = _plan(session, plan_id)
-    is_of_plan = verdicts.c.plan_id == plan_id
+    # guard plans.erased: a plan is refused as impossible, approved or not, since a user of it was erased
+    stands = sa.or_(verdicts.c.video_id.is_not(None), verdicts.c.action == "purge")
+    is_of_plan = sa.and_(verdicts.c.plan_id == plan_id, stands)
     counted = (sa.func.count(), sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0))
     by_action = session.execute(
         sa.select(verdicts.c.action, *counted).where(is_of_plan).group_by(verdicts.c.action)
