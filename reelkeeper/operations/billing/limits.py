@@ -5,7 +5,7 @@ admit or end one hold the deployment row, so that nothing is added between the c
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -13,10 +13,12 @@ from reelkeeper.model.money import JobTotal, Metric, Used
 from reelkeeper.model.requests import Declined, RefusedFor
 from reelkeeper.rules.core import limit_scopes
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
-from reelkeeper.rules.spend import limits
+from reelkeeper.rules.policies import Policies
+from reelkeeper.rules.spend import breach, budget, limits
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import LimitUse, SpendLimit
 from reelkeeper.store import Engine, Session
+from reelkeeper.store.alerts import alerts
 from reelkeeper.store.billing import job_totals, spend_counters, usage
 from reelkeeper.store.billing.job_totals import Flying
 from reelkeeper.store.core.engine import now, reading
@@ -65,6 +67,32 @@ def forget_refusals(session: Session, before: Sequence[SpendLimit], after: Seque
             was, is_now = (limits.applying(kept, [total.scope]).get((total.scope, period)) for kept in (before, after))
             if was is not None and (is_now is None or is_now > was):
                 job_totals.forget_refusals(session, total.scope, name)
+
+
+def judge_anew(session: Session, before: Policies, after: Policies) -> None:
+    """Forget the alerts of this day and month whose budget or limit is higher by `after`, or is none any more."""
+    at = now(session)
+    periods = {name: period for period, name in limits.names(at).items()}
+    rules = (budget.RULE, breach.RULE, limits.RULE)
+    told = [row for row in alerts.related(session, rules, periods) if row.period in periods]
+    raised = [row.id for row in told if _is_raised(before, after, row.rule, (row.scope, periods[row.period]))]
+    alerts.close(session, raised, at)
+    alerts.mark_untold(session, raised)
+
+
+def _is_raised(before: Policies, after: Policies, rule: str, of: tuple[str, Period]) -> bool:
+    was, then = (_amounts(policies, rule, of[0]).get(of) for policies in (before, after))
+    return was is not None and (then is None or then > was)
+
+
+def _amounts(policies: Policies, rule: str, scope: str) -> Mapping[tuple[str, Period], Decimal | int | None]:
+    """Return what a rule compares the spend of a scope with."""
+    admission = policies.admission
+    if rule != limits.RULE:
+        return {(item.scope, item.period): item.usd for item in policies.budget.all_budgets()}
+    if scope != limits.ALL:
+        return limits.applying(admission.spend_limits, [scope])
+    return {(scope, Period.DAY): admission.daily_limit_usd, (scope, Period.MONTH): admission.monthly_limit_usd}
 
 
 def has_room(session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int) -> bool:

@@ -188,6 +188,8 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
         kept, wanted = effect.before.policies.admission, effect.after.admission
         # guard spend.limit_raised: a limit that was raised is reported as used up until its month ends
         limits.forget_refusals(session, kept.spend_limits, wanted.spend_limits)
+        # guard spend.budget_raised: nobody is told that a raised budget is used up, as the earlier one was
+        limits.judge_anew(session, effect.before.policies, effect.after)
         if effect.removed_tiers:
             # guard policy.tier_in_use: users stay in a removed tier, with no promises and no quota
             _require_no_users(effect.after, effect.removed_tiers, users_by_tier(session))  # imports wait for this

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,15 +12,20 @@ from inline_snapshot import snapshot
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import NotFound
-from reelkeeper.model.alerts import EndedRun, Finding, Picture, Severity
+from reelkeeper.model.alerts import AlertRule, EndedRun, Finding, Picture, Severity
 from reelkeeper.operations.alerts import alerts as operation
 from reelkeeper.operations.alerts.alerts import Observed, observe, report_runs
 from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.operations.lifecycle import policies
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.policies import DEFAULTS
+from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.alerts import alerts as stored
 from reelkeeper.store.core.deployment import record_beat
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import alerts, outbox, snoozes
 from tests.marks import marked
+from tests.policies import put_in_force
 from tests.posts import post
 
 
@@ -244,6 +250,40 @@ def test_at_the_end_of_a_snooze_an_alert_is_sent_that_has_fallen_to_a_lower_leve
     operation.end_snooze(engine, snooze_id)
     assert seen(engine, finding(level="80")).opened == 1
     assert messages(engine) == [("alert", "waiting", snapshot("total at 80 %"))]
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+@pytest.mark.parametrize(
+    ("rule", "scope"), [("budget", "total"), ("forecast_breach", "total"), ("spend_limit", "all:jobs")]
+)
+def test_a_raised_budget_or_limit_is_told_anew_when_it_is_used_up(
+    engine: sa.Engine, rule: AlertRule, scope: str, *, acknowledged: bool
+) -> None:
+    before = DEFAULTS.overridden(budget=BudgetPolicy(monthly_usd=Decimal(100)), admission=_monthly(100))
+    put_in_force(engine, budget=before.budget, admission=before.admission)
+    with reading(engine) as session:
+        month = f"{now(session):%Y-%m}"
+    full = finding(scope, rule=rule, period=month, level="100", severity=Severity.CRITICAL)
+    other = finding("tier:free", rule=rule, period=month, level="100")
+    assert observe(engine, [full, other], rules={rule}, run_id="run").opened == 2
+    if acknowledged:
+        for alert in listed(engine):
+            operation.acknowledge(engine, alert.id, author="ann")
+    raised = before.overridden(budget=BudgetPolicy(monthly_usd=Decimal(200)), admission=_monthly(200))
+    policies.apply(engine, policies.effect_of(engine, raised), author="ann", reason="a campaign")
+    assert [alert.scope for alert in listed(engine)] == ["tier:free"]
+    half = finding(scope, rule=rule, period=month, level="50")
+    assert observe(engine, [half, other], rules={rule}, run_id="run").opened == 1
+    assert observe(engine, [full, other], rules={rule}, run_id="run").opened == 1
+
+
+def _monthly(usd: int) -> AdmissionPolicy:
+    return AdmissionPolicy(monthly_limit_usd=Decimal(usd))
+
+
+def listed(engine: sa.Engine) -> list[stored.ListedAlert]:
+    with reading(engine) as session:
+        return stored.listed(session, everything=False)
 
 
 def test_two_concurrent_runs_report_the_same_alert_once(engine: sa.Engine) -> None:
