@@ -33,7 +33,7 @@ from reelkeeper.operations.core.workspace import Workspace, is_on_trial, open_wo
 from reelkeeper.operations.health import watchdog
 from reelkeeper.redaction import unnamed
 from reelkeeper.rules.alerts import alerting
-from reelkeeper.rules.alerts.cadence import CADENCES, NOT_IN_A_TRIAL
+from reelkeeper.rules.alerts.cadence import CADENCES, NOT_IN_A_TRIAL, UNSCHEDULED
 from reelkeeper.settings import settings
 
 PREFIX: Final = "reelkeeper_"  # of the names of our variables at Prefect's server
@@ -229,5 +229,5 @@ def _record(engine: Engine, name: str, run_id: str, took: timedelta | None, *, i
     if is_dry and not (name in NOT_IN_A_TRIAL and is_on_trial(engine)):
         return
     run_seconds = took.total_seconds() if took else None
-    watchdog.beat(engine, name, run_id=run_id, run_seconds=run_seconds, **CADENCES[name]._asdict())
+    watchdog.beat(engine, name, run_id=run_id, run_seconds=run_seconds, **CADENCES.get(name, UNSCHEDULED)._asdict())
     alerts.observe(engine, [], rules=alerting.RULES, scope=alerting.scope(name), run_id=run_id)

@@ -1,5 +1,6 @@
 """`transcode_videos`: helps with another run's plan, never does a video twice, and finishes for a dead run."""
 
+from functools import partial
 from threading import Thread
 from uuid import UUID
 
@@ -13,13 +14,16 @@ from prefect.deployments.runner import RunnerDeployment
 from flows.tier_storage import tier_storage
 from flows.transcode_videos import transcode_videos
 from reelkeeper.errors import Frozen, PartialFailure
+from reelkeeper.operations.alerts.alerts import report_run
 from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import HelpReport, Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance
 from reelkeeper.store.core import leases
+from reelkeeper.store.core.deployment import beats
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle import plan_progress
 from reelkeeper.store.lifecycle.plans import begin_applying
@@ -29,6 +33,7 @@ from tests.flows.scenes import Scene
 from tests.reading import DRAWN, as_read
 from tests.shrinking import AT_ANY_PRICE
 
+FAILED = partial(report_run, trouble=Trouble.FAILED, flow="transcode-videos", run_name="a helper", message="", url="")
 COLD = [f"cold{number}" for number in range(3)]
 
 
@@ -49,6 +54,15 @@ def begun(scene: Scene) -> str:
         begin_applying(session, plan_id, "tier_storage", terms, "dead")
     leases.acquire(scene.engine, [plan_progress.plan_lease(plan_id)], "a run that is dead")
     return plan_id
+
+
+def test_a_helper_that_fails_is_told_again_once_another_has_succeeded(scene: Scene) -> None:
+    assert FAILED(scene.engine, run_id="1") == 1
+    assert FAILED(scene.engine, run_id="2") == 0
+    transcode_videos(dry_run=False)
+    assert FAILED(scene.engine, run_id="3") == 1
+    with reading(scene.engine) as session:
+        assert "transcode_videos" in beats(session), "else the API tells of a failed run after the one that succeeded"
 
 
 def swapped_by(scene: Scene) -> dict[str, str]:

@@ -45,6 +45,7 @@ CADENCES: Final = {
     "tier_storage": Cadence(_DAY, 12 * _HOUR),  # encodes for hours
 }
 FLOWS: Final = (*CADENCES, "transcode_videos")  # the last has no schedule: runs of tier_storage start it
+UNSCHEDULED: Final = Cadence(0, 0)  # of such a flow, which nobody awaits
 NOT_IN_A_TRIAL: Final = frozenset(  # these make dry runs there, also by their schedules
     {"tier_storage", "transcode_videos", "expire_videos", "purge_retired", "dispatch_jobs"}
 )
