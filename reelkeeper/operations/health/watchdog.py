@@ -66,7 +66,8 @@ def tell_unreachable(sink: Sink, error: ReelkeeperError, marker: Path, *, at: fl
 
     `at` is in seconds since 1970. Raises SinkError.
     """
-    if marker.exists() and at - marker.stat().st_mtime < REPEAT_SECONDS:
+    # guard watchdog.marker_ahead: a store that cannot be opened is not told until a clock that was ahead is caught up
+    if marker.exists() and 0 <= at - marker.stat().st_mtime < REPEAT_SECONDS:
         return
     message = Message(
         kind=MessageKind.NOTE,

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model.alerts import Message, MessageKind, MessageState, OutboxMessage, Picture
+from reelkeeper.store.core import leases as leases_of
 from reelkeeper.store.core.deployment import identity
 from reelkeeper.store.core.engine import Clock, changed, now
 from reelkeeper.store.tables import alerts, leases, outbox
@@ -217,10 +218,13 @@ def listed(session: Session, *, everything: bool, limit: int) -> list[Waiting]:
 def _due() -> sa.Select[tuple[int]]:
     before = outbox.alias()
     follows = sa.exists().where(before.c.id == outbox.c.after_id, before.c.state == MessageState.WAITING)
-    # guard outbox.waiting: each run sends a sent message again
     # guard outbox.due: a failed message is tried again at once, and blocks the others
+    is_due = outbox.c.due_at <= Clock()
+    # guard outbox.of_future: an alert of a clock that was ahead is not sent until it has caught up
+    is_due |= outbox.c.due_at > Clock(leases_of.LONGEST_SECONDS)
+    # guard outbox.waiting: each run sends a sent message again
     # guard outbox.follows: people are told that an incident is over before they are told that it began
-    due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~follows)
+    due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, is_due, ~follows)
     # guard outbox.untried_first: three messages that Slack never takes end each run before any other is tried
     return due.where(_FOR_PEOPLE).order_by(sa.case((outbox.c.attempts > 0, 1), else_=0), outbox.c.id)
 

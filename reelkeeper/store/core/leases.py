@@ -15,6 +15,7 @@ from reelkeeper.store.core.engine import Clock, insert_into, reading, transactio
 from reelkeeper.store.tables import leases
 
 LEASE_SECONDS = 60.0
+LONGEST_SECONDS = 7 * 3600.0  # more than any lease is granted for: a sink may ask for a pause of six hours
 T = TypeVar("T")
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = (leases.c.name, leases.c.holder, leases.c.token)
@@ -38,7 +39,10 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
     granted: dict[str, Lease] = {}
     for batch in _batches(sorted(set(names))):  # one order for all, to avoid deadlocks
         # guard leases.free_only: two runs hold one lease
-        free = sa.select(leases.c.name).where(leases.c.name.in_(batch), leases.c.expires_at <= Clock())
+        is_over = leases.c.expires_at <= Clock()
+        # guard leases.of_future: since a clock was ahead, no alert is sent and no flow runs until it has caught up
+        is_over |= leases.c.expires_at > Clock(LONGEST_SECONDS)
+        free = sa.select(leases.c.name).where(leases.c.name.in_(batch), is_over)
         with transaction(engine, "leases.acquire") as session:
             session.execute(
                 insert_into(session, leases).values(holder="", token=0, expires_at=_LONG_AGO).on_conflict_do_nothing(),

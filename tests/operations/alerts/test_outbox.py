@@ -263,6 +263,18 @@ def test_if_slack_asks_for_an_hours_pause_the_second_sink_gets_messages_within_1
     assert mail.after(3600).sent == 2
 
 
+@pytest.mark.parametrize("slack_has_answered", [True, False])
+def test_what_a_clock_that_was_ahead_has_written_is_sent_now(mail: Post, *, slack_has_answered: bool) -> None:
+    mail.clock.sleep(3 * DAY_SECONDS)
+    mail.write("a")
+    if slack_has_answered:
+        mail.deliver()
+    mail.clock.sleep(-3 * DAY_SECONDS)
+    mail.write("b")
+    mail.deliver()
+    assert mail.double.titles() == ["a", "b"]
+
+
 def test_messages_copied_to_the_second_sink_are_no_longer_overdue(engine: sa.Engine) -> None:
     first, second = post(engine, "a"), post(engine, "b")
     with transaction(engine, "test") as session:

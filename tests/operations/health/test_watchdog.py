@@ -159,6 +159,8 @@ def test_an_unreachable_store_is_reported_once_in_four_hours(tmp_path: Path) -> 
     assert told == ["silent"]
     tell_unreachable(Second(), StorageError("silent"), marker, at=1_000_000 + 4 * 3_600)
     assert told == ["silent", "silent"]
+    tell_unreachable(Second(), StorageError("silent"), marker, at=1_000_000 - 24 * 3_600)
+    assert len(told) == 3
 
 
 def test_an_alert_that_no_sink_accepted_is_not_marked_as_sent(tmp_path: Path) -> None:

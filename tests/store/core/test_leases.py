@@ -132,3 +132,9 @@ def test_a_helper_asks_for_the_very_lease_that_it_works_under(engine: sa.Engine)
     assert not stands(old)
     (new, other) = acquire(engine, ["a", "b"], "bob")
     assert [stands(each) for each in (old, new, other, new._replace(name="c"))] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("seconds", "granted"), [(6 * 3600, 0), (8 * 3600, 1)])
+def test_a_lease_of_a_clock_that_was_ahead_is_free(engine: sa.Engine, seconds: float, granted: int) -> None:
+    acquire(engine, ["a"], "ada", seconds)
+    assert len(acquire(engine, ["a"], "bob")) == granted
