@@ -17,7 +17,7 @@ from reelkeeper.adapters.cloudflare import queues
 from reelkeeper.adapters.cloudflare.queues import Queue
 from reelkeeper.errors import LeaseLost
 from reelkeeper.model.buckets import Message
-from reelkeeper.operations.core.freeze import why_frozen
+from reelkeeper.operations.core.freeze import require_permission, why_frozen
 from reelkeeper.operations.core.lease import HeldLease, alone
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace, flush_operations, open_workspace
@@ -30,7 +30,8 @@ from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import noted_counts, scans
 
-LEASE: Final = "flow/follow_bucket"
+LEASE: Final = "flow/follow_bucket"  # of the worker that follows, always held: no user is renamed while BATCH is held
+BATCH: Final = "batch/follow_bucket"
 PAUSE_SECONDS: Final = 10.0  # between two pulls from an empty queue
 STANDBY_SECONDS: Final = 15.0  # between two attempts to follow, while another worker follows
 WRITE_SECONDS: Final = 10.0  # at least, between two records of the progress
@@ -122,8 +123,12 @@ class Follower:
         engine = self._workspace.engine
         run_id = f"{_RUNS}{datetime.now(UTC):%Y-%m-%d}"
         batch = Batch(self._workspace, self._held.lease, run_id, followed(engine), self._before)
-        # guard events.acknowledged: a message is acknowledged before its change is stored, and lost in a crash
-        handled = handle(batch, messages, account_id=self._queue.account_id)
+        # guard events.rename: a batch reads a user's rows before a rename moves them, and writes them under the old id
+        with self._held.manager.in_turn(BATCH, self._held.check):
+            with transaction(engine, "events.begin") as session:  # waits for a rename that has seen no batch
+                require_permission(session, self._held.lease)
+            # guard events.acknowledged: a message is acknowledged before its change is stored, and lost in a crash
+            handled = handle(batch, messages, account_id=self._queue.account_id)
         self._queue.settle(handled.acks, handled.retries)
         counts = Counter(self._state["counts"])
         counts.update(batch.counts)

@@ -38,7 +38,8 @@ from reelkeeper.store.tables import (
 )
 
 # Leases of what changes no user's rows: `deliver_alerts` and webhooks send messages, and jobs at work are asked for.
-_HARMLESS: Final = ("flow/deliver_alerts", "flow/dispatch_jobs")
+# That of `follow_bucket` is always held; while it handles events, it has another.
+_HARMLESS: Final = ("flow/deliver_alerts", "flow/dispatch_jobs", "flow/follow_bucket")
 _BATCH: Final = 2_000
 _WITH_USER: Final = (
     videos,

@@ -1,15 +1,19 @@
 """`follow_bucket`: one worker at a time follows, continues after a restart, and a listing confirms its work."""
 
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import LeaseLost
+from reelkeeper.model.buckets import Message
+from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.operations.sync import adoption, following
-from reelkeeper.operations.sync.following import LEASE, count_gaps, follow, follow_bucket, let_settle, look
+from reelkeeper.operations.sync.events import Batch, Handled, handle
+from reelkeeper.operations.sync.following import LEASE, Follower, count_gaps, follow, follow_bucket, let_settle, look
 from reelkeeper.operations.sync.survey import Survey, survey
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.settings import Settings
@@ -75,6 +79,29 @@ def test_the_loop_polls_after_each_pause_until_stopped(service: Service) -> None
 def test_while_one_follows_no_other_does(service: Service) -> None:
     with alone(service.world.workspace.engine, LEASE), pytest.raises(LeaseLost):
         follow(service.world.workspace, service.queue(), threading.Event())
+
+
+def test_a_user_is_renamed_between_two_batches_and_not_during_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.put("bob/one.mp4")
+    service.follow()
+    engine, refusals = service.world.workspace.engine, 0
+
+    def during(batch: Batch, messages: Sequence[Message], *, account_id: str | None) -> Handled:
+        nonlocal refusals
+        try:
+            users.rename(engine, "bob", "gina", by="ops", apply=True)
+        except LeaseLost:
+            refusals += 1
+        return handle(batch, messages, account_id=account_id)
+
+    monkeypatch.setattr(following, "handle", during)
+    service.put("bob/two.mp4")
+    with alone(engine, LEASE) as held:
+        assert Follower(service.world.workspace, service.queue(), held).turn() == 1
+        assert users.rename(engine, "bob", "gina", by="ops", apply=True).rows["videos"] == 2
+    assert refusals == 1
 
 
 def test_unset_nothing_is_followed_and_nothing_is_written(world: World) -> None:
