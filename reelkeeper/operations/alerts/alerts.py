@@ -247,8 +247,10 @@ def _note(session: Session, seen: Sequence[FindingState], run_id: str, at: datet
 
 def _resolve(session: Session, decision: Decision, run_id: str, at: datetime) -> None:
     alerts.close(session, [known_alert.id for known_alert in (*decision.resolved, *decision.faded)], at)
+    # guard alerts.muted: an alert is sent after its incident has ended during a snooze, and its end is never told
+    ended = (*decision.resolved, *decision.muted)
     # guard alerts.critical: a short critical incident is never reported
-    passing = [known_alert for known_alert in decision.resolved if known_alert.severity != Severity.CRITICAL]
+    passing = [known_alert for known_alert in ended if known_alert.severity != Severity.CRITICAL]
     over = {known_alert.id: known_alert.message_id for known_alert in passing}
     withdrawn = set(outbox.withdraw(session, [message_id for message_id in over.values() if message_id]))
     withdrawn |= outbox.strike(session, over, messages.of_digest)

@@ -78,6 +78,7 @@ class Decision:
     superseded: list[Known] = field(default_factory=list)  # replaced by a higher level
     resolved: list[Known] = field(default_factory=list)  # over, and people are told so
     faded: list[Known] = field(default_factory=list)  # over, and people are not told
+    muted: list[Known] = field(default_factory=list)  # of those, whose end a snooze silences
 
 
 def decide(
@@ -105,8 +106,10 @@ def decide(
         for alert in alerts:
             # guard alerts.judged: an alert whose rule was not evaluated is reported as resolved
             if alert.is_open and rule in rules:
-                is_announced = alert.is_told and not _is_past(period, as_of) and not _is_quiet(quiet, rule, scope)
-                (decision.resolved if is_announced else decision.faded).append(alert)
+                is_news = alert.is_told and not _is_past(period, as_of)
+                is_muted = is_news and _is_quiet(quiet, rule, scope)
+                (decision.resolved if is_news and not is_muted else decision.faded).append(alert)
+                decision.muted += [alert] if is_muted else []
     return decision
 
 

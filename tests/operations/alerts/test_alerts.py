@@ -235,6 +235,20 @@ def test_what_is_over_before_its_repetition_in_a_digest_is_sent_is_struck_from_i
     ]
 
 
+@pytest.mark.parametrize("count", [1, 6], ids=["alone", "in one message with others"])
+@pytest.mark.parametrize("was_sent", [False, True])
+def test_what_is_over_during_a_snooze_is_not_sent_any_more(engine: sa.Engine, count: int, was_sent: bool) -> None:
+    found = [finding(f"tier:{number}") for number in range(count)]
+    seen(engine, *found)
+    if was_sent:
+        pretend_tried(engine)
+    snooze_id = operation.snooze(engine, "budget", scope=None, seconds=60, author="ann", reason="known")
+    assert seen(engine).resolved == count
+    assert {state for _, state, _ in messages(engine)} == {"waiting" if was_sent else "withdrawn"}
+    operation.end_snooze(engine, snooze_id)
+    assert seen(engine, *found).opened == (0 if was_sent else count)  # in the same period
+
+
 def test_what_was_acknowledged_is_not_repeated_when_its_snooze_ends(engine: sa.Engine) -> None:
     seen(engine, finding())
     (alert,) = _listed(engine)
