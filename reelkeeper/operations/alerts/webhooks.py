@@ -321,7 +321,8 @@ class _Serving:
         in_a_row = attempt.began >= self._failed_at  # and not on its way when another failed
         if in_a_row:
             self._failed_at = time.monotonic()
-        failing = webhooks.note_failure(session, endpoint_id, problem, in_a_row=in_a_row)
+        untried = rules.UNTRIED_SECONDS
+        failing = webhooks.note_failure(session, endpoint_id, problem, in_a_row=in_a_row, untried_seconds=untried)
         if failing is None:
             return  # it was removed
         retry_after = error.seconds if isinstance(error, SinkBusy) else 0.0

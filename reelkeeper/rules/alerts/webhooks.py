@@ -14,6 +14,8 @@ DEAD_AFTER: Final = timedelta(days=3)
 OLD_SECRET_SECONDS: Final = 24 * 3600.0
 # The waits after failed attempts (the schedule that Standard Webhooks recommends, 75.6 hours in all).
 RETRY_SECONDS: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+# Without an attempt for longer than any wait, nothing was sent, and the endpoint is not to blame.
+UNTRIED_SECONDS: Final = 36 * 3600.0
 _PROBES: Final = 3  # failed messages in a row, after which the endpoint is paused
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 5.0, 300.0
 

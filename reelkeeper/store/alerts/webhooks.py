@@ -261,17 +261,22 @@ def mark_sent(session: Session, endpoint_id: str, receipts: Mapping[int, str], *
     _change(session, endpoint_id, well)
 
 
-def note_failure(session: Session, endpoint_id: str, error: str, *, in_a_row: bool) -> Failing | None:
+def note_failure(
+    session: Session, endpoint_id: str, error: str, *, in_a_row: bool, untried_seconds: float
+) -> Failing | None:
     """Record that an endpoint has not accepted a message; return since when it is failing. None: it was removed.
 
-    Failures count `in_a_row`, but for those of messages that were on their way when another failed.
+    Failures count `in_a_row`, but for those of messages that were on their way when another failed. It is failing since
+    now where it might have been sent to for `untried_seconds`, and was not: nothing was delivered, or this is a backup.
     """
+    # guard webhooks.untried: an endpoint is disabled at its second failure, as nothing was delivered for days
+    was_tried = endpoints.c.closed_until > Clock(-untried_seconds)
     row = session.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
         .values(
             failures=endpoints.c.failures + int(in_a_row),
-            failing_since=sa.func.coalesce(endpoints.c.failing_since, Clock()),
+            failing_since=sa.func.coalesce(sa.case((was_tried, endpoints.c.failing_since)), Clock()),
             last_error=error,
         )
         .returning(endpoints.c.failing_since, endpoints.c.failures, Clock())

@@ -245,11 +245,12 @@ def test_a_dead_endpoint_is_disabled_with_an_alert_and_loses_nothing(service: Se
     service.receiver.always["/live"] = 500
     service.happens("v1")
     service.deliver()
-    service.later(3 * 86_400 - 60, messages.c.due_at, endpoints.c.closed_until, endpoints.c.failing_since)
+    service.later(3 * 86_400 - 60, messages.c.due_at, endpoints.c.failing_since)
+    service.later(86_400, endpoints.c.closed_until)
     service.deliver()
     assert service.alerts() == set()
-    service.later(120, messages.c.due_at, endpoints.c.closed_until, endpoints.c.failing_since)
-    service.later()
+    service.later(120, endpoints.c.failing_since)
+    service.later(86_400)
     service.deliver()
     assert service.alerts() == {("webhook_disabled", f"webhook:{endpoint_id}")}
     service.happens("v1", "v2")
@@ -261,6 +262,19 @@ def test_a_dead_endpoint_is_disabled_with_an_alert_and_loses_nothing(service: Se
     webhooks.enable(service.engine, endpoint_id, author="test")
     assert service.deliver() == Deliveries(3, 0)
     assert service.alerts() == set()
+
+
+def test_days_without_a_delivery_do_not_disable_an_endpoint_that_failed_before_them(service: Service) -> None:
+    service.add()
+    service.receiver.always["/live"] = 500
+    service.happens("v1")
+    service.deliver()
+    service.later(4 * 86_400, messages.c.due_at, endpoints.c.closed_until, endpoints.c.failing_since)
+    assert service.deliver() == Deliveries(0, 1)
+    assert (service.alerts(), service.states()) == (set(), ["waiting"])
+    (line,) = webhooks.listed(service.engine)
+    assert line.failing_since
+    assert datetime.now(UTC) - line.failing_since < timedelta(hours=1)
 
 
 def test_an_endpoint_that_says_it_is_gone_is_disabled_at_once(service: Service) -> None:
