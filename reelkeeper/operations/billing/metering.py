@@ -4,6 +4,7 @@
 `charge` corrects charges that do not match the usage, so a kill between the two needs no repair.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -11,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
-from reelkeeper.errors import TokenRefused, UsageUnknown
+from reelkeeper.errors import SchemaError, TokenRefused, UsageUnknown
 from reelkeeper.model.money import NANO_IN_MICRO, Metric, UsageSource, end_of_month
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
@@ -35,6 +36,7 @@ from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.forecast.sampling import note_moved, note_stored
 
 _R2 = "r2-"
+_log = logging.getLogger(__name__)
 
 CHANGES_FOR = timedelta(days=2)  # how long after a day its usage may still be corrected
 _ROLLED_UP_AT_ONCE = 10  # days in a run: many are left where an earlier version kept them all
@@ -85,7 +87,8 @@ def collect(engine: Engine, client: Client | None, as_of: datetime) -> Collected
 def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
     """Charge the month of `as_of` and the one before it, and roll up days that are over; returns the days charged.
 
-    The month before has the prices that were in force at its end: those of the new month do not change its bill.
+    The month before has the prices that were in force at its end: those of the new month do not change its bill. Where
+    this version of Reelkeeper cannot read them, its bill stays as it is.
     """
     day = as_of.date()
     month = day.replace(day=1)
@@ -107,7 +110,12 @@ def _charge_month_before(engine: Engine, month: date, today: date) -> int:
     with reading(engine) as session:
         if not any(usage.days(session, before, last, metrics=CHARGED, of_users=False)):
             return 0
-        earlier = policies.at(session, versions.before(session, datetime.combine(month, time(), UTC)))
+        try:
+            earlier = policies.at(session, versions.before(session, datetime.combine(month, time(), UTC)))
+        # guard charges.earlier_prices: for a month nothing is charged, and no budget alerts, after an upgrade
+        except SchemaError as error:
+            _log.warning("the bill of %s stays as it is, and gets no late charges: %s", f"{before:%Y-%m}", error)
+            return 0
         is_open = any(each >= before for each in charges.open_before(session, month))
     is_over = today - CHANGES_FOR >= month and not is_open
     return charge_month(engine, earlier.book, before, today, is_over=is_over)

@@ -257,6 +257,19 @@ def test_a_change_of_prices_leaves_the_month_before_as_it_was(store: sa.Engine) 
     assert sum(item.billed_nanousd for item in charges(store, JUNE)) == 2 * 1_005_000_000
 
 
+def test_this_month_is_charged_where_the_prices_of_the_month_before_cannot_be_read(store: sa.Engine) -> None:
+    note(store, Used(date(2026, 6, 30), Metric.JOBS, 1), Used(date(2026, 7, 1), Metric.JOBS, 1))
+    with transaction(store, "test") as session:
+        put_in_force(session, Policies(), after=0, author="ann", reason="of an earlier version")
+        put_in_force(session, Policies(), after=1, author="ann", reason="what this version can read")
+        of_june = sa.update(policy_versions).where(policy_versions.c.version == 1)
+        session.execute(of_june.values(created_at=MID, document={"of": "another version"}))
+        july = sa.update(policy_versions).where(policy_versions.c.version == 2)
+        session.execute(july.values(created_at=datetime(2026, 7, 1, tzinfo=UTC)))
+    charge(store, BOOK, datetime(2026, 7, 1, 1, tzinfo=UTC))
+    assert {item.day for item in charges(store, JUNE)} == {date(2026, 7, 1)}
+
+
 def test_the_month_before_is_charged_too_while_its_last_days_may_change(store: sa.Engine) -> None:
     note(store, stored(29, 5), stored(30, 5))
     charge(store, BOOK, datetime(2026, 7, 2, 1, tzinfo=UTC))
