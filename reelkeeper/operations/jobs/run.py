@@ -294,10 +294,11 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     with scratch_dir(context.scratch) as folder:
         made = job.generator.make(order, folder / "made.mp4", job) if order and job.generator else Made(folder)
         job.paid_microusd = made.cost_microusd
-        took = None if item.provider_key else time.monotonic() - job.began  # of another worker's, the store knows
+        took = None if item.provider_key or job.is_stored else time.monotonic() - job.began
+        is_timed = took is not None or job.ended_at is not None  # of another worker's, the store knows
         job.check()
         with context.manager.in_turn(f"video/{item.id}", job.check) as lease:
-            attempt, run_id = job.attempt(processing_seconds=took), context.run_id
+            attempt, run_id = job.attempt(processing_seconds=took, is_timed=is_timed), context.run_id
             try:
                 deliver(context.workspace, attempt, made.path, scratch=context.scratch, lease=lease, run_id=run_id)
             except NotAVideo as wrong:

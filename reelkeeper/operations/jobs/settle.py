@@ -50,7 +50,8 @@ class Attempt(NamedTuple):
     provider_key: str | None = None  # that it was sent under
     is_over_there: bool = False  # at its provider too: it is not looked up again
     is_refused: bool = False  # by its provider, for what was asked for
-    processing_seconds: float | None = None  # None: counted from the claim
+    processing_seconds: float | None = None  # None: counted from when it was sent
+    is_timed: bool = True  # False: nobody saw when its provider ended it, so its seconds are not known
     concurrency: float | None = None  # the mean number of jobs that ran, this one included
 
 
@@ -95,7 +96,8 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         if ended is None:
             return _as_it_ended(session, attempt, JobState.SUCCEEDED)
         took = attempt.processing_seconds
-        if took is None and ended.started_at is not None:
+        # guard settle.timed: hours in which nobody followed a job count as its own, and raise estimates and alerts
+        if took is None and attempt.is_timed and ended.started_at is not None:
             took = max((at - ended.started_at).total_seconds(), 0.001)
             endings.note(session, job_id, processing_seconds=took)
         if attempt.provider_key:
@@ -104,7 +106,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         if stated is not None:
             stated = charged.believed(session, ended, booked, stated, is_delivered=True, run_id=run_id)
         cost_here, quoted = booked if stated is None else stated, limits.expected_cost(ended)
-        count(session, ended, at, took, booked, stated)
+        count(session, ended, at, ended.estimate_seconds if took is None else took, booked, stated)
         if attempt.provider_key:
             vendor_jobs.end(session, attempt.provider_key, at, cost_here, attempt.cost_microusd)
         spent = quoted - booked + cost_here  # the quote has the storage, too
@@ -324,14 +326,14 @@ def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
 
 
 def count(
-    session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None, booked: int, stated: int | None
+    session: Session, ended: AdmittedJob, at: datetime, took_seconds: float, booked: int, stated: int | None
 ) -> None:
     """Record the job, its seconds, and its cost, for the account and its user.
 
     A job at its model's flat price has no cost of its own: it is counted, and priced with the bill. Where the provider
     charged more than expected, the excess is recorded for the account alone.
     """
-    day, seconds = at.date(), round(took_seconds or 0)
+    day, seconds = at.date(), round(took_seconds)
     of_job = partial(Used, day, resource=ended.model, provider=ended.lane or "")
     used = [
         of_job(metric, quantity, user_id=user)

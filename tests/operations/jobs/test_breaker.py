@@ -16,8 +16,10 @@ from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs import breaker as rules
 from reelkeeper.rules.jobs.breaker import RULE, Phase
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.jobs.claims import Claim
+from reelkeeper.store.jobs.endings import ESTIMATES
 from reelkeeper.store.tables import alerts, jobs, outbox
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
@@ -95,6 +97,12 @@ def test_a_provider_is_not_slow_whose_jobs_were_followed_by_no_worker_for_hours(
     provider.looks = 1 + (runs_on and max(job["looks"] for job in provider.jobs.values()) + 1)
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
     assert phase(engine, "http") == (Phase.OPEN if runs_on else Phase.CLOSED)
+    with reading(engine) as session:
+        took = session.execute(sa.select(jobs.c.processing_seconds)).scalars().all()
+        learned = controls.remembered(session, [ESTIMATES]).get(ESTIMATES)
+    # what nobody saw end is not timed, nor learned from
+    assert [seconds and round(seconds, -2) for seconds in took] == [7_200 if runs_on else None] * 2
+    assert bool(learned) == runs_on
 
 
 def test_no_job_is_claimed_for_a_failing_provider_and_others_continue(queue: sa.Engine) -> None:
