@@ -1,7 +1,7 @@
 """Decide which backups of the store are kept, and say how a run of `back_up_store` ended. Pure."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
@@ -61,13 +61,17 @@ def newest(names: Iterable[str], place: str, as_of: datetime) -> str:
     return last.popitem()[1]
 
 
-def old(names: Iterable[str], made: str, days: int) -> list[str]:
+def old(names: Collection[str], made: str, days: int) -> list[str]:
     """List the files of this deployment's backups that would be older than `days` before the run after that of `made`.
 
-    What has another name is not ours to delete.
+    What has another name is not ours to delete. After days without a backup, or with the clock ahead, ages count from a
+    day after the one before `made`: the next run deletes what is old then.
     """
     (new,) = _named([made])
-    before = new.at - timedelta(days=days) + _UNTIL_NEXT
+    earlier = [item.at for item in _named(whole(names)) if item.deployment == new.deployment and item.at < new.at]
+    # guard backups.clock_ahead: one night with the clock weeks ahead deletes all earlier backups
+    as_of = min([new.at, *(at + _UNTIL_NEXT for at in earlier[:1])])
+    before = as_of - timedelta(days=days) + _UNTIL_NEXT
     # guard backups.own: of two deployments with one place, one deletes the last backup of the other
     return sorted(item.name for item in _named(names) if item.at < before and item.deployment == new.deployment)
 

@@ -154,6 +154,15 @@ def test_backups_end_before_the_stated_age_and_nothing_else_is_deleted(
     assert {made, *earlier[:2], others, f"{others}.sha256"} <= set(names(kept))
 
 
+def test_a_night_with_the_clock_weeks_ahead_deletes_what_is_old_without_it(busy: sa.Engine, kept: Settings) -> None:
+    made = tonight(busy, kept).backup
+    earlier = put_earlier(kept, made, DAYS + 1, DAYS + 2, 2 * DAYS + 1)
+    backup_place(kept, kept.scratch).delete([made, f"{made}.sha256"])
+    assert tonight(busy, kept).deleted == 1
+    assert set(earlier[:2]) == set(earlier) & set(names(kept))
+    assert tonight(busy, kept).deleted == 2
+
+
 def test_a_frozen_store_is_backed_up_and_the_test_of_it_freezes_nothing(busy: sa.Engine, here: Settings) -> None:
     assert tonight(busy, here).restored
     assert why_frozen(busy) is None
