@@ -99,6 +99,9 @@ class RemoteGenerator:
         # guard provider.no_proof: a job that its provider does not list yet is sent again, and paid twice
         # guard provider.waits_for_doubt: a job whose request is still under way is sent again, and paid twice
         if not (guarantee.absence_is_proof and order.was_parked):
+            # guard provider.cancelled_absent: the credits of a cancelled job are held for a day as no list has it
+            if order.was_parked:
+                log.progress(0.0)
             raise GenerationAbsent("the provider does not know it yet; the request may still be under way")
         return None
 

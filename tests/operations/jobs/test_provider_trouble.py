@@ -13,7 +13,7 @@ from reelkeeper.adapters.providers.transport import fraction
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.core.freeze import freeze, thaw
-from reelkeeper.operations.jobs import claim, lanes
+from reelkeeper.operations.jobs import claim, lanes, settle
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs, vendor_jobs
 from tests.doubles.provider import LOST, TOKEN, ProviderDouble
@@ -129,6 +129,21 @@ def test_a_job_that_was_given_up_in_doubt_is_found_when_a_person_retries_it_days
     vendor.hides_jobs = False
     claim.redrive(shop.workspace.engine, job_id, author="bea")
     assert run(shop, generator) == {End.SUCCEEDED: 1}
+    assert len(vendor.submitted) == 1
+
+
+@pytest.mark.parametrize("format_", ["fal"], indirect=True)
+def test_a_cancelled_job_in_doubt_gives_its_credits_back_once_its_vendor_does_not_list_it(
+    vendor: Vendor, generator: RemoteGenerator, shop: World
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    vendor.queue, vendor.hides_jobs = [LOST], True
+    assert run(shop, generator) == {End.PARKED: 1}
+    assert settle.cancel(shop.workspace.engine, job_id, run_id="ann") == JobState.PARKED
+    make_due(shop.workspace.engine)
+    assert run(shop, generator) == {End.CANCELLED: 1}
+    job = find(shop.workspace.engine, job_id)
+    assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd), "the vendor may charge for it"
     assert len(vendor.submitted) == 1
 
 
