@@ -130,6 +130,8 @@ class _Worker:
             # guard claims.no_bucket: clips are bought while the bucket takes none, and their vendors' URLs expire
             if self._context.unstored.is_set() and not self._bucket_takes():
                 return 0
+            # guard outages.looked_first: a store that fails right after a claim costs each claimed job an attempt
+            running, policies = self._look()
             claimed = claiming.claim(
                 self._context.engine,
                 self._name,
@@ -139,7 +141,6 @@ class _Worker:
                 tiers=self._shift.tiers,
                 served=self._context.generators.served,
             )
-            seen = self._look() if claimed else None
         except DBAPIError:  # a claim that was made anyway is not renewed, and expires in a minute
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > GIVE_UP_SECONDS:
@@ -147,11 +148,8 @@ class _Worker:
             _log.warning("no jobs were claimed because the store did not answer; trying again", exc_info=True)
             return None
         self._silent_since = None
-        if seen is None:
-            return 0
-        running, policies = seen
         to = {item.id: self._context.generators.served.lane(item.lane) for item in claimed}
-        running.update(to[item.id] for item in claimed if item.lane not in (None, to[item.id]))  # theirs once announced
+        running.update(to.values())
         for item in claimed:
             self._warm.remove(item.model if item.model in self._warm else self._warm[0])
             job = JobRun(self._context, item, policies.attempts_of(item.model))

@@ -10,7 +10,7 @@ from reelkeeper.model.jobs import End
 from reelkeeper.operations.jobs import queue, worker
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
-from tests.operations.queue import expire_claims
+from tests.operations.queue import expire_claims, find
 from tests.operations.shop import ask, http, run, spent
 
 
@@ -63,6 +63,16 @@ def test_a_session_that_ends_as_the_limit_is_read_ends_no_worker(shop: World, pr
     )
     assert run(shop, http(provider), limit=lambda: queue.jobs_at_once(engine) or 4) == {End.SUCCEEDED: len(made)}
     assert (len(ended), len(provider.submitted)) == (2, 2)
+
+
+def test_a_session_that_ends_as_the_running_jobs_are_counted_costs_no_attempt(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    counts = "SELECT coalesce(jobs.lane"
+    ended = cut(shop.workspace.engine, 1, lambda said: said.startswith(counts) and "lease_until" in said, when="before")
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert (len(ended), find(shop.workspace.engine, job_id).attempts) == (1, 1)
 
 
 @pytest.mark.long
