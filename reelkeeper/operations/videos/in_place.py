@@ -18,6 +18,7 @@ from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, ObjectChanged, ObjectLocked, ObjectMissing, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, StoredObject
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.new_key import NewKey
@@ -73,7 +74,9 @@ class InPlace(NewKey):
         return rows.begin_undo(session, self.intent, why)
 
     def put_back(self, folder: Path, lease: Lease) -> None:
-        """Put the old bytes back from their copy, only over ours. Raises as `put` does."""
+        """Put the old bytes back from their copy, only over ours. Raises as `put` does, and StoreBehind."""
+        # guard in_place.behind: a copy of the store puts back what its original has published since
+        epochs.require_current(self.workspace)
         bucket, known, original = self.workspace.bucket, self.known, folder / "original"
         with effect("in_place.fetch"):
             digest = bucket.download(known.aside_key, original, etag=known.aside_etag)

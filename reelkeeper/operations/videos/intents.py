@@ -68,8 +68,8 @@ def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Inte
 def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease, grace: Grace) -> Outcome:
     """Verify what is stored at the announced key, then publish it or abandon the intent.
 
-    A put in place that is not published is undone first. The caller holds the video's lease. Raises Frozen or
-    LeaseLost, and leaves the intent open for a later run; StorageError, too, while a put may still take effect.
+    A put in place that is not published is undone first. The caller holds the video's lease. Raises Frozen, StoreBehind
+    or LeaseLost, and leaves the intent open for a later run; StorageError, too, while a put may still take effect.
     """
     there = NewKey(workspace, intent) if intent.aside_blob_id is None else in_place.look(workspace, intent)
     # guard publish.verified: a video is published whose bytes were not read back completely

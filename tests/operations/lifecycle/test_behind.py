@@ -27,7 +27,7 @@ from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.complete import complete
 from reelkeeper.operations.videos.hold import hold
-from reelkeeper.operations.videos.intents import md5
+from reelkeeper.operations.videos.intents import md5, open_intents, settle
 from reelkeeper.operations.videos.receive import Announced, begin
 from reelkeeper.rules.lifecycle.transcode import Placement
 from reelkeeper.settings import Settings
@@ -139,6 +139,29 @@ def test_a_copied_database_compresses_nothing_in_the_bucket_of_the_original(
             swap(copy.workspace, "v1", blob_id, shrinker(tiny_transcode), run, placement)
     assert world.workspace.bucket.head(key) == before
     assert [item.key for page in world.workspace.bucket.pages() for item in page] == [key]
+
+
+def test_a_database_copied_during_a_swap_puts_nothing_back_over_what_the_original_published(
+    world: World, url: str, tiny_transcode: Transcode, at_failpoint: AtFailpoint
+) -> None:
+    key = f"{world.address.prefix}ann/v1.mp4"
+    world.workspace.bucket.put_once(key, world.clip, "video/mp4")
+    blob_id = world.video("v1", key=key, stored=False)
+    purge_all(world)  # from then on it knows where it lives
+    copies, scratch = [], Path(world.address.folder) / "scratch"
+    at_failpoint("in_place.put.after", lambda: copies.append(copied(world, url)))
+    with LeaseManager(world.workspace.engine) as manager:
+        run = Run("run", manager.take(["video/v1"])[0], Grace(), scratch)
+        swap(world.workspace, "v1", blob_id, shrinker(tiny_transcode), run, "in_place")
+    (copy,), published = copies, world.workspace.bucket.head(key)
+    assert published
+    assert published.size_bytes == tiny_transcode.size_bytes
+    copy.expire_leases()
+    hold(copy.workspace.engine, HoldTerms("video", "v1", "a dispute", "p"))
+    (intent,) = open_intents(copy.workspace)
+    with LeaseManager(copy.workspace.engine) as manager, pytest.raises(StoreBehind):
+        settle(copy.workspace, intent, scratch=scratch, lease=manager.take(["video/v1"])[0], grace=Grace())
+    assert world.workspace.bucket.head(key) == published
 
 
 def test_of_two_copies_that_do_not_know_it_the_second_to_act_is_stopped(world: World, tmp_path: Path, url: str) -> None:
