@@ -75,9 +75,6 @@ def work(
     with LeaseManager(workspace.engine) as manager:
         several = generators if isinstance(generators, Generators) else Generators.alone(generators)
         context = WorkerContext(workspace, several, manager, scratch, run_id)
-        with reading(workspace.engine) as session:
-            if (controls.remembered(session, [_UNSTORED]).get(_UNSTORED) or {}).get("is_away"):
-                context.unstored.set()
         worker = _Worker(context, shift, limit)
         with _beating(context, worker.at_work, heartbeat_seconds):
             worker.run()
@@ -93,6 +90,7 @@ class _Worker:
         self._name = new_holder()
         self._warm: list[str | None] = [None] * shift.slots  # the models of the free slots
         self._busy: dict[Future[End], JobRun] = {}
+        self._is_new = True  # nothing was claimed yet
         self._next_try = 0.0  # when the bucket is asked again, which did not take a video
         self._silent_since: float | None = None  # since when the store does not answer
 
@@ -127,6 +125,8 @@ class _Worker:
             limit = self._limit()
             # guard machines.claims: a machine that cannot work claims jobs, and holds them up
             require_fit(self._context.engine, self._context.scratch)
+            if self._is_new:
+                self._recall_bucket()
             # guard claims.no_bucket: clips are bought while the bucket takes none, and their vendors' URLs expire
             if self._context.unstored.is_set() and not self._bucket_takes():
                 return 0
@@ -158,6 +158,14 @@ class _Worker:
             self._busy[future] = job
             future.add_done_callback(lambda _: self._context.woken.set())
         return len(claimed)
+
+    def _recall_bucket(self) -> None:
+        """Learn from the store whether the bucket did not take what another worker has made."""
+        with reading(self._context.engine) as session:
+            found = controls.remembered(session, [_UNSTORED]).get(_UNSTORED, {})
+        if found.get("is_away"):
+            self._context.unstored.set()
+        self._is_new = False
 
     def _bucket_takes(self) -> bool:
         """Ask the bucket, at most every 15 s, whether it takes objects again; record the answer for other workers."""
