@@ -145,7 +145,7 @@ class Bucket:
 
     @property
     def probe_key(self) -> str:
-        """The key at which `reelkeeper doctor` tests the conditional put: written once, and kept."""
+        """The key of PROBE_BYTES, by which a put is tested: written once, and kept."""
         return self.prefix + PROBE
 
     def image_key(self, sha256: str) -> str:

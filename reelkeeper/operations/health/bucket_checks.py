@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from reelkeeper.adapters import contract as bucket_contract
 from reelkeeper.adapters.contract import CHECKS, DANGEROUS, Result, Target
+from reelkeeper.adapters.s3.keys import PROBE_BYTES
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
 from reelkeeper.operations.core.epochs import why_behind
@@ -35,7 +36,7 @@ FIRST_A_STORE = "once the store is there, in a scratch prefix: reelkeeper doctor
 _OFF = "until it passes, no flow changes anything at the service's own keys"
 _DANGER = "do not use this server: every flow that would change the bucket is refused"
 _SEE = "see docs/r2.md, Test the bucket"
-_PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
+_OTHER = b"If you read this, the bucket took a second write.\n"
 
 
 def examine_bucket(
@@ -164,7 +165,7 @@ def _copies(engine: Engine, bucket: Bucket) -> Finding:
 
 def _put_once(bucket: Bucket) -> Finding:
     try:
-        bucket.put_bytes_once(bucket.probe_key, _PROBE, "text/plain")
+        bucket.put_bytes_once(bucket.probe_key, PROBE_BYTES, "text/plain")
         bucket.put_bytes_once(bucket.probe_key, _OTHER, "text/plain")
     except KeyTaken:
         return Finding("put once", OK, "a second write to a key is refused (412)")
@@ -176,7 +177,7 @@ def _etag(bucket: Bucket) -> Finding:
     stored = bucket.head(bucket.probe_key)
     if stored is None:
         raise StorageError(f"{bucket.probe_key} was written, but is missing")
-    digests = {hashlib.md5(data, usedforsecurity=False).hexdigest() for data in (_PROBE, _OTHER)}
+    digests = {hashlib.md5(data, usedforsecurity=False).hexdigest() for data in (PROBE_BYTES, _OTHER)}
     if stored.etag in digests:
         return Finding("ETag", OK, "the ETag of a single PUT is the MD5 of its bytes")
     remedy = "use a bucket without server-side encryption keys: purges compare ETags with the recorded MD5"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reelkeeper.adapters.providers.contract import Generator, Generators
+from reelkeeper.adapters.s3.keys import PROBE_BYTES
 from reelkeeper.disk import make_folder
 from reelkeeper.errors import KeyTaken, StorageError
 from reelkeeper.failpoints import effect
@@ -175,7 +176,8 @@ class _Worker:
         bucket = self._context.workspace.bucket
         try:
             with suppress(KeyTaken), effect("worker.probe"):  # it is left there
-                bucket.put_bytes_once(bucket.probe_key, b"reelkeeper", "text/plain")
+                # guard claims.same_probe: once a worker has put others there, doctor calls the bucket unfit for ever
+                bucket.put_bytes_once(bucket.probe_key, PROBE_BYTES, "text/plain")
         except StorageError as error:
             _log.warning("no job is begun while the bucket takes no objects: %s", error)
         else:

@@ -21,6 +21,8 @@ from reelkeeper.model.jobs import End, JobState
 from reelkeeper.model.requests import Declined
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.health import FAIL
+from reelkeeper.operations.health.bucket_checks import examine_bucket
 from reelkeeper.operations.jobs import claim
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.claim import redrive
@@ -29,6 +31,7 @@ from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_generators_fault
+from reelkeeper.settings import Settings
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import jobs, vendor_jobs, videos
@@ -351,6 +354,9 @@ def test_nothing_is_bought_while_the_bucket_takes_no_videos(shop: World, provide
     shop.double.faults.clear()
     assert run(shop, http(provider), slots=1) == {End.SUCCEEDED: 3}
     assert [find(shop.workspace.engine, job_id).video_id for job_id in (first, second, third)] == [first, second, third]
+    engine, bucket = shop.workspace.engine, shop.workspace.bucket
+    found = examine_bucket(Settings(), engine, bucket, claim=False, contract=False)
+    assert FAIL not in {item.state for item in found}  # a worker left there what doctor would
 
 
 def test_a_paid_clip_that_a_busy_machine_cannot_look_at_waits_and_is_not_bought_again(
