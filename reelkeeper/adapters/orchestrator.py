@@ -1,6 +1,6 @@
 """Start and list runs through Prefect's HTTP API, so that the library does not import Prefect.
 
-GET  /admin/version                          checks that it answers and accepts our credentials
+GET  /admin/version                          checks that it answers and accepts our credentials; its time
 GET  /deployments/name/FLOW/DEPLOYMENT       its id
 POST /flow_runs/filter, /flows/filter        the runs that ended badly or wait to begin, and the names of their flows
 POST /flow_runs/ID/set_state                 marks a run as crashed
@@ -10,7 +10,8 @@ POST /deployments/ID/create_flow_run         idempotency_key: repeating one retu
 
 import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -79,19 +80,22 @@ class Orchestrator:
             if run["flow_id"] in names
         ]
 
-    def end_never_begun(self, flows: Iterable[str], before: datetime) -> int:
-        """Mark runs of deployments of these flows as crashed that a worker accepted before this moment and never began.
+    def end_never_begun(self, flows: Iterable[str], after: timedelta) -> int:
+        """Mark runs of deployments of these flows as crashed that a worker accepted so long ago and never began.
 
-        Returns how many. Raises OrchestratorError, which never contains an address.
+        Returns how many. The times are the server's. Raises OrchestratorError, which never contains an address.
         """
         wanted = {"state": {"type": {"any_": ["PENDING"]}}, "deployment_id": {"is_null_": False}}
         crashed = {"state": {"type": "CRASHED", "message": NEVER_BEGUN}}
         body, ended = {"flow_runs": wanted, "flows": _named(flows)}, 0
         with self._open() as client:
             headers = self._csrf(client)
-            for run in _list(client, "/flow_runs/filter", body, headers, what="runs that begin"):
+            runs = _list(client, "/flow_runs/filter", body, headers, what="runs that begin")
+            # guard outages.its_clock: where the server's clock is behind ours, runs are ended as soon as they begin
+            before = _now(client) - after if runs else None
+            for run in runs:
                 # guard outages.never_begun: a run that is about to begin is ended
-                if datetime.fromisoformat(run["state"]["timestamp"]) < before:
+                if before and datetime.fromisoformat(run["state"]["timestamp"]) < before:
                     what = f"the state of run {run['name']}"
                     status, answer = _asked(client, "POST", f"/flow_runs/{run['id']}/set_state", crashed, headers, what)
                     if not isinstance(answer, dict):
@@ -115,6 +119,14 @@ class Orchestrator:
 def name_at_prefect(flow: str) -> str:
     """Return the name that Prefect gives to a flow: "sync-catalog" for "sync_catalog"."""
     return flow.replace("_", "-")
+
+
+def _now(client: httpx.Client) -> datetime:
+    try:
+        answer = client.get("/admin/version")
+        return parsedate_to_datetime(answer.raise_for_status().headers["date"])
+    except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError) as error:
+        raise OrchestratorError(f"Prefect does not say what time it has: {type(error).__name__}") from None
 
 
 def _named(flows: Iterable[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model.alerts import EventType, Happened
 from reelkeeper.operations.alerts import webhooks
+from reelkeeper.operations.alerts.alerts import report_runs
 from reelkeeper.rules.alerts.cadence import FLOWS
 from reelkeeper.settings import settings
 from reelkeeper.store.alerts.webhooks import put
@@ -25,6 +26,7 @@ from tests.doubles import slack
 from tests.doubles.cloudflare import TOKEN, ZONE, CloudflareDouble
 from tests.doubles.receiver import Receiver
 from tests.doubles.slack import Answer, SlackDouble
+from tests.operations.clocks import MovedClock
 from tests.posts import post
 from tests.reading import as_read
 
@@ -137,13 +139,26 @@ def test_a_run_that_a_worker_accepted_and_never_began_is_ended_after_a_while(cli
     client.set_flow_run_state(accepted.id, Pending(name="Submitting"), force=True)
     client.set_flow_run_state(begun.id, Running(), force=True)
     server, moment = Orchestrator(str(client.api_url)), datetime.now(UTC)
-    assert server.end_never_begun(FLOWS, moment - timedelta(minutes=1)) == 0
-    assert server.end_never_begun(FLOWS, moment + timedelta(minutes=1)) == 1
-    assert server.end_never_begun(FLOWS, moment + timedelta(minutes=1)) == 0
+    assert server.end_never_begun(FLOWS, timedelta(minutes=1)) == 0
+    assert server.end_never_begun(FLOWS, timedelta(minutes=-1)) == 1
+    assert server.end_never_begun(FLOWS, timedelta(minutes=-1)) == 0
     states = {client.read_flow_run(run.id).state_name for run in (begun, waits)}
     assert states == {"Running", "Scheduled"}
     ended = {run.id for run in server.ended_badly(FLOWS, moment - timedelta(minutes=1))}
     assert ended & {str(run.id) for run in (accepted, begun, waits)} == {str(accepted.id)}
+
+
+def test_a_run_begins_although_the_clock_of_prefects_server_is_behind_the_stores(
+    client: SyncPrefectClient, sqlite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment_id = client.create_deployment(client.create_flow(deliver_alerts), "every-5-minutes")
+    run_id = client.create_flow_run_from_deployment(deployment_id).id
+    client.set_flow_run_state(run_id, Pending(name="Submitting"), force=True)
+    MovedClock(monkeypatch).sleep(600)
+    report_runs(sqlite_engine, Orchestrator(str(client.api_url)), ui_url=None)
+    state_name = client.read_flow_run(run_id).state_name
+    client.delete_flow_run(run_id)  # the tests of a session share the server
+    assert state_name == "Submitting"
 
 
 def test_runs_of_flows_that_are_not_ours_are_neither_ended_nor_told(client: SyncPrefectClient) -> None:
@@ -153,7 +168,7 @@ def test_runs_of_flows_that_are_not_ours_are_neither_ended_nor_told(client: Sync
     client.set_flow_run_state(begins.id, Pending(), force=True)
     client.set_flow_run_state(failed.id, Failed(), force=True)
     server, moment = Orchestrator(str(client.api_url)), datetime.now(UTC)
-    assert server.end_never_begun(FLOWS, moment + timedelta(minutes=1)) == 0
+    assert server.end_never_begun(FLOWS, timedelta(minutes=-1)) == 0
     assert client.read_flow_run(begins.id).state_name == "Pending"
     assert str(failed.id) not in {run.id for run in server.ended_badly(FLOWS, moment - timedelta(minutes=1))}
 

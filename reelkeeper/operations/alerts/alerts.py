@@ -58,7 +58,7 @@ def report_runs(engine: Engine, orchestrator: Orchestrator, *, ui_url: str | Non
     """
     with reading(engine) as session:
         at, beats = now(session), deployment.beats(session)
-    orchestrator.end_never_begun(FLOWS, at - NEVER_BEGAN_AFTER)
+    orchestrator.end_never_begun(FLOWS, NEVER_BEGAN_AFTER)
     ended = orchestrator.ended_badly(FLOWS, at - _LOOKED_BACK)
     news, last = 0, {(run.flow, run.has_crashed): run for run in reversed(ended)}
     for run in last.values():
