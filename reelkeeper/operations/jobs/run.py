@@ -241,7 +241,9 @@ def _is_given_up(job: JobRun, since: datetime) -> bool:
 
 def _in_doubt(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
-    if _is_given_up(job, job.claim.started_at):
+    # guard claims.doubted_first: after a day without a worker, a paid clip is given up at its first failed upload
+    is_doubted = job.claim.was_parked or isinstance(error, GenerationUnknown)
+    if is_doubted and _is_given_up(job, job.claim.started_at):
         job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     if isinstance(error, ResultUnreadable):

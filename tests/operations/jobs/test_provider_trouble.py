@@ -161,6 +161,22 @@ def test_a_job_that_was_claimed_before_a_freeze_of_a_day_has_its_whole_time_at_i
     assert (len(provider.submitted), provider.cancelled) == (1, [])
 
 
+def test_a_paid_clip_that_nobody_followed_for_a_day_is_not_given_up_at_the_first_failed_upload(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.looks = 10_000
+    assert run(shop, http(provider), seconds=0.5) == {End.HANDED_OVER: 1}
+    provider.looks = 0
+    a_day_later(shop)
+    shop.double.faults.fail("PutObject", 403, times=1)
+    assert run(shop, http(provider)) == {End.PARKED: 1}
+    shop.double.faults.clear()
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd
+
+
 def test_the_time_of_a_job_at_its_vendor_is_kept_where_another_worker_takes_it_over(shop: World) -> None:
     engine = shop.workspace.engine
     (job_id,) = ask(shop, "a cat")
