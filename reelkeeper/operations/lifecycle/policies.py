@@ -89,12 +89,21 @@ class Effect:
                 yield f"videos of {users} would be announced {change}"
             if then.quota_bytes < was.quota_bytes:
                 yield f"{users} could store {then.quota_bytes:,} bytes, not {was.quota_bytes:,}"
+            # guard policy.keeps: users can keep their videos for fewer days, and nobody is told before it is applied
+            if then.keep_days < was.keep_days:
+                yield f"{users} could keep a video {many(then.keep_days, 'day')} longer, not {was.keep_days}"
         yield from self._shorter_by_segment()
-        if new.lifecycle.grace.days < old.lifecycle.grace.days:
-            yield (
-                f"videos retired from now on could be restored for {many(new.lifecycle.grace.days, 'day')}, "
-                f"not {old.lifecycle.grace.days}"
-            )
+        before, after = old.lifecycle, new.lifecycle
+        # guard policy.keep_times: users can keep their videos fewer times, and nobody is told before it is applied
+        if after.keep_times < before.keep_times:
+            yield f"a video could be kept {many(after.keep_times, 'time')}, not {before.keep_times}"
+        for whose, promised, days in (
+            ("", before.grace.days, after.grace.days),
+            # guard policy.service_grace: a shorter grace of the service's own videos is applied without a word
+            (" at your service's own keys", before.grace.service_days, after.grace.service_days),
+        ):
+            if days < promised:
+                yield f"videos{whose} retired from now on could be restored for {many(days, 'day')}, not {promised}"
 
     def _shorter_by_segment(self) -> Iterator[str]:
         for (was, then, tier), videos in sorted(self.by_segments.items(), key=str):

@@ -91,6 +91,21 @@ def test_fewer_days_of_notice_are_a_promise_that_gets_smaller(aged: World) -> No
     ]
 
 
+@pytest.mark.parametrize("fields", [{"keep_times": 2}, {"grace_days": 6}, {"grace_days_service_keys": 13}])
+def test_whatever_users_may_do_for_a_shorter_time_is_a_promise_that_gets_smaller(
+    engine: sa.Engine, fields: dict[str, int]
+) -> None:
+    put_in_force(engine)
+    shorter = LifecyclePolicy.model_validate(fields)
+    assert len(list(effect_of(engine, DEFAULTS.overridden(lifecycle=shorter)).broken_promises())) == 1
+    assert list(effect_of(engine, DEFAULTS).broken_promises()) == []
+
+
+def test_fewer_days_for_which_a_video_can_be_kept_are_a_promise_that_gets_smaller(engine: sa.Engine) -> None:
+    put_in_force(engine, tiers=tiers(free={"keep_days": 14}))
+    assert len(list(effect_of(engine, DEFAULTS).broken_promises())) == 1
+
+
 @pytest.mark.parametrize(("placement", "compressed"), [("new_key", 2), ("in_place", 1)])
 def test_videos_that_cannot_be_put_in_place_do_not_count_as_compressed(
     world: World, placement: str, compressed: int
