@@ -80,6 +80,16 @@ def test_many_go_thirty_at_a_time(public: Public) -> None:
     assert [len(request) for request in public.double.forgotten] == [30, 30, 15]
 
 
+def test_a_call_that_leaves_some_to_the_next_does_not_say_that_all_is_done(
+    public: Public, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_purge, "_MAX_REQUESTS", 1)
+    public.delete(*(f"videos/{number}.mp4" for number in range(31)))
+    assert public.catch_up() is None
+    assert public.catch_up() == 1
+    assert len(set(public.forgotten())) == 31
+
+
 def test_a_failed_cache_purge_raises_an_alert_and_is_repeated(public: Public) -> None:
     public.double.permissions = ALL - {"Cache Purge: Purge"}
     public.delete("videos/1.mp4")
