@@ -33,11 +33,12 @@ def deliver_alerts(
         if dry_run:
             return alerts.preview(engine, run_id)
         begun = time.monotonic()
-        alerts.purge_cache(engine, run_id)
-        alerts.erase_at_vendors(engine, run_id)
         if server := runs.server():
             alerts.report_runs(engine, server)
+        # guard outages.alerts_first: alerts wait while Cloudflare, or a vendor, does not answer or limits our rate
         delivered = alerts.deliver(engine, seconds=seconds)
+        alerts.purge_cache(engine, run_id)
+        alerts.erase_at_vendors(engine, run_id)
         left = max(_LEAST_SECONDS, seconds - (time.monotonic() - begun))
         alerts.tell_webhooks(engine, seconds=left, follow=follow)
     return alerts.report(run_id, delivered).require_complete()

@@ -17,6 +17,8 @@ from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
 from tasks import step
 
+_PURGE_SECONDS = 60.0  # after which the rest is left to the next run: webhooks wait
+
 
 @step("record findings")
 def observe(
@@ -66,7 +68,7 @@ def purge_cache(engine: Engine, run_id: str) -> None:
 
 @step("purge the CDN's cache")
 def _purge_cache(engine: Engine, run_id: str) -> None:
-    count = cache_purge.catch_up(engine, settings(), run_id)
+    count = cache_purge.catch_up(engine, settings(), run_id, seconds=_PURGE_SECONDS)
     if count is not None:
         get_run_logger().info("purged %d deleted objects from the CDN's cache", count)
 

@@ -10,6 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Failed, Pending, Running
 
 from flows.deliver_alerts import deliver_alerts
+from reelkeeper import failpoints
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model.alerts import EventType, Happened
@@ -115,7 +116,7 @@ def test_webhooks_are_delivered_and_a_dead_endpoint_fails_no_run(
 
 
 @pytest.mark.long
-def test_a_run_purges_deleted_objects_from_the_cache(
+def test_a_run_tells_people_before_it_purges_deleted_objects_from_the_cache(
     double: SlackDouble, store: sa.Engine, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with transaction(store, "test") as session:
@@ -128,8 +129,12 @@ def test_a_run_purges_deleted_objects_from_the_cache(
     }.items():
         monkeypatch.setenv(f"REELKEEPER_{name}", value)
     settings.cache_clear()
+    points: list[str] = []
+    failpoints.observe(points.append)
     deliver_alerts(dry_run=False)
+    failpoints.observe(None)
     assert cloudflare.forgotten == [["https://videos.example.com/videos/1.mp4"]]
+    assert points.index("outbox.send.before") < points.index("cache.forget.before")
     assert double.titles() == ["Something happened"]
 
 

@@ -5,7 +5,9 @@ purged again; none is left out.
 """
 
 import logging
+import time
 from contextlib import closing
+from math import inf
 from typing import Final
 
 from reelkeeper.adapters.cloudflare.client import MAX_URLS, Zone, connect_zone
@@ -25,18 +27,18 @@ _MAX_REQUESTS: Final = 1_000  # in one call
 _log = logging.getLogger(__name__)
 
 
-def catch_up(engine: Engine, settings: Settings, run_id: str) -> int | None:
+def catch_up(engine: Engine, settings: Settings, run_id: str, *, seconds: float = inf) -> int | None:
     """Purge the objects deleted since the last call from the cache; return how many, 0 where there is no cache.
 
     None where that fails now: an alert is raised, and the next call repeats it. The deletion itself is done. None, too,
-    where there are more than one call purges: the next call goes on.
+    where there are more than one call purges, or begins to in `seconds`: the next call goes on.
     """
     zone = connect_zone(settings)
     if zone is None:
         return 0
     try:
         with closing(zone):
-            count = _catch_up(engine, zone)
+            count = _catch_up(engine, zone, time.monotonic() + seconds)
     except ReelkeeperError as error:
         _log.warning("deleted objects could not be purged from the cache: %s", error)
         # guard cache.told: deleted videos are served from the cache, and nobody knows
@@ -46,7 +48,7 @@ def catch_up(engine: Engine, settings: Settings, run_id: str) -> int | None:
     return count
 
 
-def _catch_up(engine: Engine, zone: Zone) -> int | None:
+def _catch_up(engine: Engine, zone: Zone, until: float) -> int | None:
     count = 0
     for _ in range(_MAX_REQUESTS):
         with reading(engine) as session:
@@ -64,6 +66,9 @@ def _catch_up(engine: Engine, zone: Zone) -> int | None:
         count += len(found)
         if len(found) < MAX_URLS:
             return count
+        # guard cache.seconds: webhooks wait for hours while Cloudflare limits the rate of a large purge
+        if time.monotonic() >= until:
+            break
     # guard cache.all: of a user with more objects than one call purges, the rest stays in the cache after the erasure
     return None
 

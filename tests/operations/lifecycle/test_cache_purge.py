@@ -38,8 +38,8 @@ class Public:
             append(session, [Event("retire", "run", "v")])
             append(session, [Event("purge", "run", "v", detail={"key": key}) for key in keys])
 
-    def catch_up(self) -> int | None:
-        return cache_purge.catch_up(self.engine, self.settings, "run")
+    def catch_up(self, seconds: float = 600) -> int | None:
+        return cache_purge.catch_up(self.engine, self.settings, "run", seconds=seconds)
 
     def forgotten(self) -> list[str]:
         return [url.removeprefix(f"{PUBLIC}/") for request in self.double.forgotten for url in request]
@@ -88,6 +88,13 @@ def test_a_call_that_leaves_some_to_the_next_does_not_say_that_all_is_done(
     assert public.catch_up() is None
     assert public.catch_up() == 1
     assert len(set(public.forgotten())) == 31
+
+
+def test_a_call_of_so_many_seconds_begins_no_request_after_them(public: Public) -> None:
+    public.delete(*(f"videos/{number}.mp4" for number in range(61)))
+    assert public.catch_up(seconds=0) is None
+    assert len(public.forgotten()) == 30
+    assert public.catch_up() == 31
 
 
 def test_a_failed_cache_purge_raises_an_alert_and_is_repeated(public: Public) -> None:
