@@ -61,6 +61,15 @@ def current(engine: Engine) -> InForce:
         return in_force(session)
 
 
+def are_readable(engine: Engine) -> bool:
+    """Check whether this version of Reelkeeper can read the policies in force."""
+    try:
+        current(engine)
+    except SchemaError:
+        return False
+    return True
+
+
 def find(engine: Engine, version: int | None) -> Version:
     """Read a version, or the one in force, also one that sets what nobody can set now. Raises NotFound, SchemaError."""
     with reading(engine) as session:

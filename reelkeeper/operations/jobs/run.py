@@ -33,6 +33,7 @@ from reelkeeper.errors import (
     ProviderFull,
     ReelkeeperError,
     ResultUnreadable,
+    SchemaError,
     StorageError,
     Unavailable,
 )
@@ -40,6 +41,7 @@ from reelkeeper.logs import bound
 from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.core.isolation import UNFIT
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
+from reelkeeper.operations.core.policies import are_readable
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import breaker, settle
@@ -197,16 +199,19 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
         with _of_no_matter(job.claim):
             is_locked, by = isinstance(error, AccountLocked), context.run_id
             breaker.note_failed(context.engine, job.here, job.claim.id, str(error), is_locked=is_locked, run_id=by)
+    # guard policy.of_one_job: no job is made any more where one was admitted under a version that cannot be read now
+    if isinstance(error, SchemaError) and are_readable(context.engine):
+        claiming.park(context.engine, job.claim, str(error))
+        return End.FAILED
     # guard machines.jobs: a machine without ffmpeg uses up the attempts of every job of the queue
     if isinstance(error, UNFIT):  # not the job's fault: another machine can do it
         context.unfit.append(error)
     if isinstance(error, (HandedOver, Frozen, *UNFIT)):
         claiming.hand_back(context.engine, [job.claim], is_unsent=job.is_unsent)
         return End.HANDED_OVER
-    if isinstance(error, GenerationCancelled):
-        return _give_up(context, job, error, end=End.CANCELLED)
-    if isinstance(error, GenerationRefused | GenerationLost):
-        return _give_up(context, job, error, end=End.REFUSED)
+    if isinstance(error, GenerationCancelled | GenerationRefused | GenerationLost):
+        end = End.CANCELLED if isinstance(error, GenerationCancelled) else End.REFUSED
+        return _give_up(context, job, error, end=end)
     if isinstance(error, StorageError):
         context.unstored.set()
     is_of_ours = isinstance(error, StorageError | MediaError) and not isinstance(error, NotAVideo)

@@ -31,10 +31,11 @@ from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, is_generators_fault
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
-from reelkeeper.store.tables import jobs, vendor_jobs, videos
+from reelkeeper.store.tables import jobs, policy_versions, vendor_jobs, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
@@ -371,6 +372,27 @@ def test_a_paid_clip_that_a_busy_machine_cannot_look_at_waits_and_is_not_bought_
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
     assert len(provider.submitted) == 1
     assert spent(shop) == find(shop.workspace.engine, text).price_microusd
+
+
+def test_a_job_that_was_admitted_under_a_version_that_cannot_be_read_now_stops_no_other(
+    shop: World, provider: ProviderDouble
+) -> None:
+    engine = shop.workspace.engine
+    version = put_in_force(engine, attempts=AttemptPolicy(most_attempts=4))
+    (old,) = ask(shop, "a cat")
+    put_in_force(engine, attempts=AttemptPolicy(most_attempts=3))
+    (new,) = ask(shop, "a dog")
+    of_old = sa.update(policy_versions).where(policy_versions.c.version == version)
+    with transaction(engine, "test") as session:
+        session.execute(of_old.values(document={"of": "another version"}))
+        session.execute(sa.update(jobs).where(jobs.c.id == old).values(policy_version=version))
+    assert run(shop, http(provider)) == {End.FAILED: 1, End.SUCCEEDED: 1}
+    assert (find(engine, old).state, find(engine, new).state) == (JobState.PARKED, JobState.SUCCEEDED)
+    with transaction(engine, "test") as session:
+        session.execute(of_old.values(document=DEFAULTS.model_dump(mode="json")))
+    make_due(engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert (find(engine, old).attempts, len(provider.submitted)) == (1, 2)
 
 
 def test_a_held_user_gets_the_videos_that_are_asked_for(shop: World, provider: ProviderDouble) -> None:
