@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from reelkeeper.adapters.second_sink import Console
@@ -20,6 +21,7 @@ from reelkeeper.operations.core import tokens
 from reelkeeper.store.alerts import outbox
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import outbox as outbox_rows
 from tests.api.test_hooks_runs import RUN
 from tests.doubles import slack
 from tests.doubles.slack import SlackDouble
@@ -67,6 +69,18 @@ def test_what_a_process_leaves_that_died_while_it_sent_goes_out_after_its_turn(
     post(sqlite_world, "left")
     with served(sqlite_world, bot(at_slack)):
         until(lambda: len(at_slack.posted) == 1, 30, "Slack has it")
+
+
+def test_a_message_of_another_version_goes_out_as_it_stands_and_keeps_no_other(
+    sqlite_world: World, at_slack: SlackDouble
+) -> None:
+    at_slack.reset()
+    post(sqlite_world, "of a later version")
+    with transaction(sqlite_world.workspace.engine, "test") as session:
+        session.execute(sa.update(outbox_rows).values(payload={"title": 1, "lines": []}))
+    post(sqlite_world, "readable")
+    with served(sqlite_world, bot(at_slack)):
+        until(lambda: len(at_slack.titles()) == 2 and at_slack.titles()[1] == "readable", 30, "Slack has both")
 
 
 def test_without_a_sink_that_people_read_it_leaves_messages_to_workers(sqlite_world: World) -> None:

@@ -7,12 +7,14 @@ Events for webhooks wait in it too; `store/alerts/webhooks` handles them, and on
 A row has only its state; a lease named for the sink decides which process may send, and when.
 """
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 from sqlmodel import Session
 
 from reelkeeper.model.alerts import Message, MessageKind, MessageState, OutboxMessage, Picture
@@ -232,7 +234,12 @@ def _due() -> sa.Select[tuple[int]]:
 def _outgoing(row: sa.Row[Any], deployment_id: str) -> OutboxMessage:
     public = public_id(row, deployment_id)
     picture = Picture(row.attachment_name, row.attachment) if row.attachment else None
-    return OutboxMessage(public, Message.model_validate(row.payload), picture)
+    # guard outbox.unreadable: one message that another version has written keeps all later ones from being sent
+    try:
+        message = Message.model_validate(row.payload)
+    except ValidationError:
+        message = Message(kind=row.kind, title="An alert of another version", text=json.dumps(row.payload, indent=1))
+    return OutboxMessage(public, message, picture)
 
 
 def public_id(row: sa.Row[Any], deployment_id: str) -> str:
