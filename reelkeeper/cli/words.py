@@ -80,13 +80,10 @@ def byte_count(text: str) -> int:
 def month_of(text: str | None, at: datetime) -> date:
     """Parse YYYY-MM, which must have begun, as the month's first day; without a text, return the month of `at`."""
     try:
-        month = (
-            datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
-            if text is not None
-            else at.date().replace(day=1)
-        )
+        begun = at if text is None else datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a month; write e.g. 2026-11") from None
+    month = begun.date().replace(day=1)
     if month > at.date():
         raise typer.BadParameter(f"{text} has not begun on {at:%Y-%m-%d}")
     if month.year < _FIRST_YEAR:

@@ -21,6 +21,11 @@ class Severity(StrEnum):
     WARNING = "warning"
     CRITICAL = "critical"
 
+    @property
+    def weight(self) -> int:
+        """Its place among all, from 0: a worse one has a higher."""
+        return list(Severity).index(self)
+
 
 class AlertState(StrEnum):
     """The state of an alert: firing -> acknowledged -> resolved, or firing -> resolved."""

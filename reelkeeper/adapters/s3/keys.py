@@ -20,8 +20,8 @@ from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, VIDEO_EXTENSIONS, Ke
 
 MAX_KEY_BYTES = 1024  # Cloudflare R2 "Limits" page: object key length, in UTF-8
 IDENTITY = ".reelkeeper-identity.json"  # under the prefix, so that a token scoped to the prefix suffices
-PROBE = ".reelkeeper-probe"  # where `reelkeeper doctor` tests the conditional put, and a worker any
-PROBE_BYTES = b"Written once by reelkeeper doctor.\n"  # there, whoever puts them
+PROBE = ".reelkeeper-probe"  # where `reelkeeper doctor` tests the conditional put, and a worker whether any succeeds
+PROBE_BYTES = b"Written once by reelkeeper doctor.\n"  # the content of that object, whoever writes it
 EPOCHS = ".epochs/"  # under the prefix, changes that other copies of the store must see: left out of listings
 IMAGES = ".images/"  # under the prefix, input images by their digest: left out of listings, so never adopted or swept
 CONTRACT = ".contract-"  # under the prefix, with a nonce: for the tests of `doctor --contract`; left out of listings

@@ -153,7 +153,10 @@ def retry(
 
 @group.command()
 def cancel(jobs: Named, as_json: AsJson = False) -> None:
-    """Cancel waiting jobs, and ask running ones and those at a provider to stop; their held credits are released."""
+    """Cancel waiting jobs, and ask running ones and those at a provider to stop; their held credits are released.
+
+    A running one that another request has joined goes on, and is charged to that.
+    """
     from reelkeeper.model.jobs import IN_FLIGHT
     from reelkeeper.operations.jobs.settle import cancel as operation
 

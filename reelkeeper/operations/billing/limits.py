@@ -65,7 +65,7 @@ def forget_refusals(session: Session, before: Sequence[SpendLimit], after: Seque
     for period, name in limits.names(now(session)).items():
         for total in job_totals.refused(session, [name]):
             was, is_now = (limits.applying(kept, [total.scope]).get((total.scope, period)) for kept in (before, after))
-            if was is not None and (is_now is None or is_now > was):
+            if _is_higher(was, is_now):
                 job_totals.forget_refusals(session, total.scope, name)
 
 
@@ -82,6 +82,11 @@ def judge_anew(session: Session, before: Policies, after: Policies) -> None:
 
 def _is_raised(before: Policies, after: Policies, rule: str, of: tuple[str, Period]) -> bool:
     was, then = (_amounts(policies, rule, of[0]).get(of) for policies in (before, after))
+    return _is_higher(was, then)
+
+
+def _is_higher(was: Decimal | int | None, then: Decimal | int | None) -> bool:
+    """Check whether a limit allows more than it did, or is none any more."""
     return was is not None and (then is None or then > was)
 
 

@@ -171,7 +171,7 @@ def gather(engine: Engine, money: Money | None = None) -> Status:
             cache=Cache(*cache.count(session)),
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
             # guard alerts.all_firing: behind 50 newer alerts, a critical one is neither shown nor in the metrics
-            alerts=tuple(_worst_first(alerts.listed(session, everything=False, but=savings.RULE))),
+            alerts=tuple(sorted(alerts.listed(session, everything=False, but=savings.RULE), key=_worst_first)),
             levers=tuple(levers(session)),
             frozen=stopped,
             money=money or _money(session, at, policies),
@@ -190,9 +190,8 @@ def levers(session: Session) -> list[alerts.ListedAlert]:
     return sorted(found, key=lambda lever: (-(lever.impact_microusd or 0), lever.scope))
 
 
-def _worst_first(found: Sequence[alerts.ListedAlert]) -> list[alerts.ListedAlert]:
-    order = list(Severity)
-    return sorted(found, key=lambda alert: -order.index(alert.severity))
+def _worst_first(alert: alerts.ListedAlert) -> int:
+    return -Severity(alert.severity).weight
 
 
 def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:

@@ -168,10 +168,7 @@ def _highest(findings: Iterable[Finding]) -> dict[tuple[str, str, str], Finding]
         incident = (finding.rule, finding.scope, finding.period)
         if incident not in found or rank(finding.level) > rank(found[incident].level):
             found[incident] = finding
-    order = list(Severity)
-    worst_first = sorted(
-        found.items(), key=lambda item: (-order.index(item[1].severity), -(item[1].impact_microusd or 0))
-    )
+    worst_first = sorted(found.items(), key=lambda item: (-item[1].severity.weight, -(item[1].impact_microusd or 0)))
     return dict(worst_first)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from reelkeeper.model.alerts import Finding, Message, MessageKind, Severity
+from reelkeeper.model.alerts import Finding, Message, MessageKind
 from reelkeeper.rules.alerts.alerting import PLAN_REFUSED, Known
 from reelkeeper.rules.core.wording import many
 
@@ -41,8 +41,7 @@ def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Me
     """Write as few messages as possible for many findings (alert id, finding), with the ids in each."""
     for start in range(0, len(news), _MAX_LINES):
         part = news[start : start + _MAX_LINES]
-        order = list(Severity)
-        worst = max((finding.severity for _, finding in part), key=order.index)
+        worst = max((finding.severity for _, finding in part), key=lambda severity: severity.weight)
         which = f", {start + 1} to {start + len(part)}" if len(news) > len(part) else ""
         yield (
             [alert_id for alert_id, _ in part],

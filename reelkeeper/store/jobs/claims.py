@@ -323,7 +323,7 @@ def _still_wanted(session: Session, cancelled: Sequence[str]) -> list[str]:
     chosen = (
         sa.select(leader.c.id).join(jobs, jobs.c.leader_id == leader.c.id).join(users, users.c.id == leader.c.user_id)
     )
-    # guard claims.still_wanted: a running, paid job is cancelled and bought again for whoever waits for it
+    # guard claims.still_wanted: a running job is cancelled, although paid, and bought again for who joined it
     is_waited_for = sa.and_(jobs.c.state.in_(IN_FLIGHT), users.c.erasing_at.is_(None))
     return list(session.execute(chosen.where(leader.c.id.in_(cancelled), is_waited_for).distinct()).scalars())
 

@@ -74,10 +74,10 @@ def erase(
         sa.insert(users).values(id=pseudonym, pseudonym=pseudonym, erasing_at=erasing.since, tier=None, created_at=None)
     )
     for name, columns in searched().items():
-        _clean_texts(session, clean, name, columns, is_in_anothers=is_in_anothers)
+        _clean_texts(session, clean, is_in_anothers, name, columns)
     for name, notes in NOTES.items():
         # guard erase.notes: the reason of another user's hold, refund or refusal still names the erased user
-        _clean_texts(session, clean, name, notes, forms)
+        _clean_texts(session, clean, is_in_anothers, name, notes, forms)
     _empty_work(session, user_id, pseudonym)
     _rename_books(session, user_id, pseudonym)
     return _delete(session, user_id)
@@ -202,11 +202,10 @@ def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
 def _clean_texts(
     session: Session,
     clean: Clean,
+    is_in_anothers: InAnothers,
     name: str,
     columns: Sequence[str],
     only_with: Collection[str] | None = None,
-    *,
-    is_in_anothers: InAnothers | None = None,
 ) -> None:
     """Replace the ids wherever a text contains them. A webhook event that contains one is not sent.
 
@@ -226,7 +225,7 @@ def _clean_texts(
                 data = before["payload"]["data"]
                 said = {**before, "payload": None, **data}
                 # guard erase.anothers_event: a service never hears of another user's job whose model has a common name
-                if is_in_anothers and data.get("user_id") and not is_in_anothers(said):
+                if data.get("user_id") and not is_in_anothers(said):
                     continue
                 after = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None, "url": None}
                 after["payload"] = {**before["payload"], "data": {}}
