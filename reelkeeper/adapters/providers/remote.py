@@ -143,6 +143,7 @@ class RemoteGenerator:
         last_answer_at, progress = time.monotonic(), 0.0
         while True:
             problem: GenerationError | None = None
+            goes_on = False
             try:
                 standing = self._provider.look(job_id)
             except GenerationUnknown as unknown:
@@ -154,10 +155,11 @@ class RemoteGenerator:
                 elif standing.is_over:
                     return self._priced(standing, order)
                 else:
-                    last_answer_at, progress = time.monotonic(), standing.progress
-            is_gone = isinstance(problem, GenerationFailed)
+                    last_answer_at, progress, goes_on = time.monotonic(), standing.progress, True
+            # guard provider.doubted_once: a paid clip that nobody followed for a day is cancelled as one look fails
+            is_in_doubt = isinstance(problem, GenerationUnknown) and order.was_parked
             # guard provider.deadline: a job that its provider never ends holds a slot and its user's credits for ever
-            if order.deadline and datetime.now(UTC) > order.deadline and not is_gone:
+            if order.deadline and datetime.now(UTC) > order.deadline and (goes_on or is_in_doubt):
                 return self._stopped(job_id, order, log)
             if problem:
                 raise problem

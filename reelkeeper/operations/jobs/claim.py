@@ -85,7 +85,7 @@ def claim(
         ranked = dispatch.window(policies.order, tiers)
         is_stored = ranked is not None and ranked == dispatch.window(kept.order, kept.tiers)
         # guard claims.theirs: a worker takes a job that another provider has, and ends it without asking that
-        chosen = claims.left_behind(session, len(slots), served)
+        chosen = claims.left_behind(session, len(slots), served, kept.attempts.unserved_hours)
         if slots := slots[len(chosen) :]:
             caps, tuned, default = policies.caps, lane_limits(session), served.default if served else None
             more = lanes.rooms(session, as_of, default)

@@ -246,9 +246,8 @@ def _is_given_up(job: JobRun, since: datetime) -> bool:
 
 def _in_doubt(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
-    # guard claims.doubted_first: after a day without a worker, a paid clip is given up at its first failed upload
-    is_doubted = job.claim.was_parked or isinstance(error, GenerationUnknown)
-    if is_doubted and _is_given_up(job, job.claim.started_at):
+    # guard claims.doubted_first: after a day without a worker, a paid clip is given up at one failed look or upload
+    if job.claim.was_parked and _is_given_up(job, job.claim.started_at):
         job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     if isinstance(error, ResultUnreadable):
@@ -330,8 +329,8 @@ def _seconds(job: JobRun, took: float | None) -> float | None:
 def _order(context: WorkerContext, run: JobRun) -> Order:
     """Make the order of a job, with the model as it was when its price was quoted, and choose who makes it.
 
-    Raises HandedOver where another worker's provider has it, and ProviderBusy where one makes that model, so that a
-    worker of that provider takes the job.
+    Raises HandedOver where another worker's provider has it, GenerationUnknown where none took it for too long, and
+    ProviderBusy where one makes that model, so that a worker of that provider takes the job.
     """
     job, served = run.claim, context.generators.served
     with reading(context.engine) as session:
@@ -344,6 +343,8 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
     name = job.provider if job.provider_key else name
     run.generator = context.generators.by_name.get(str(name))
     if run.generator is None and job.provider_key:
+        if datetime.now(UTC) - job.started_at > timedelta(hours=run.attempts.unserved_hours):
+            raise GenerationUnknown(f"no worker serves {name!r}, which may have it")
         raise HandedOver
     if run.generator is None:
         raise ProviderBusy(f"model {job.model!r} is made by {name!r}, not by this worker's providers", _OTHERS_SECONDS)

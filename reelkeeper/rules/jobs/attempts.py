@@ -28,6 +28,11 @@ class AttemptPolicy(BaseModel):
         24, ge=1, le=720, description="Hours after its start at which a job that is in doubt or not made yet is dead"
     )
 
+    @property
+    def unserved_hours(self) -> int:
+        """The hours after which a job is dead whose provider no worker serves: one may come back meanwhile."""
+        return 2 * self.give_up_hours
+
 
 def pause_seconds(attempts: int, jitter: float) -> float:
     """Return the pause after the `attempts`-th attempt: 2 ** attempts seconds, and up to half as much in addition.

@@ -132,12 +132,13 @@ def count_states(session: Session) -> dict[str, int]:
     return {row.state: row.jobs for row in session.execute(counts)}
 
 
-def left_behind(session: Session, limit: int, served: Served | None = None) -> list[str]:
+def left_behind(session: Session, limit: int, served: Served | None = None, most_hours: float = 0.0) -> list[str]:
     """List the ids of jobs that were begun and have no worker now, the longest waiting first.
 
-    Jobs that were sent to a provider that is not `served`, which alone knows their state, are left out.
+    Jobs that were sent to a provider that is not `served`, which alone knows their state, are left out until they were
+    begun `most_hours` ago.
     """
-    return list(session.execute(_abandoned(served), {"limit": limit}).scalars())
+    return list(session.execute(_abandoned(served, most_hours * 3600), {"limit": limit}).scalars())
 
 
 def is_any_due(session: Session, seconds: float) -> bool:
@@ -148,9 +149,11 @@ def is_any_due(session: Session, seconds: float) -> bool:
 
 
 @lru_cache(maxsize=4)  # building it takes more CPU than reading its rows
-def _abandoned(served: Served | None) -> sa.Select[Any]:
+def _abandoned(served: Served | None, most_seconds: float) -> sa.Select[Any]:
     is_of_another = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider.not_in(served.names if served else ()))
-    may_be_taken = sa.true() if served is None else sa.not_(is_of_another)
+    # guard claims.unserved: a job at a vendor of which no worker is left stays in doubt, its credits held, for ever
+    has_waited = jobs.c.started_at < Clock(-most_seconds)
+    may_be_taken = sa.true() if served is None else sa.or_(sa.not_(is_of_another), has_waited)
     order, most = (jobs.c.due_at, jobs.c.id), sa.bindparam("limit", type_=sa.Integer)
     # each apart, as an index has it: few are found among all that wait
     each = (sa.select(*order).where(one, may_be_taken).order_by(*order).limit(most) for one in _left_behind())

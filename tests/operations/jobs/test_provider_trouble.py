@@ -177,6 +177,26 @@ def test_a_paid_clip_that_nobody_followed_for_a_day_is_not_given_up_at_the_first
     assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd
 
 
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_a_paid_clip_that_nobody_followed_for_a_day_is_not_given_up_at_the_first_failed_look(
+    shop: World, provider: ProviderDouble, *, is_forgotten: bool
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.looks = 10_000
+    assert run(shop, http(provider), seconds=0.5) == {End.HANDED_OVER: 1}
+    provider.looks, known = 0, provider.jobs
+    provider.weather = lambda what, _: (503, None) if what == "read" and not is_forgotten else None
+    provider.jobs = {} if is_forgotten else known
+    a_day_later(shop)
+    asked = HttpProvider(provider.url, TOKEN, allow_private=True, timeout_seconds=60.0)
+    assert run(shop, RemoteGenerator(asked, poll_seconds=0.05, most_silent_seconds=0.2)) == {End.PARKED: 1}
+    assert provider.cancelled == []
+    provider.jobs, provider.weather = known, lambda *_: None
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd
+
+
 def test_the_time_of_a_job_at_its_vendor_is_kept_where_another_worker_takes_it_over(shop: World) -> None:
     engine = shop.workspace.engine
     (job_id,) = ask(shop, "a cat")
@@ -284,6 +304,25 @@ def test_a_job_that_one_provider_may_have_is_sent_to_no_other(
     assert run(shop, LocalGenerator(tmp_path)) == {}  # its own provider's worker ends it
     assert find(shop.workspace.engine, job_id).state == JobState.PARKED
     assert run(shop, http(provider)) == {End.DEAD: 1}
+
+
+@pytest.mark.parametrize("is_parked", [True, False])
+def test_a_job_at_a_provider_that_no_worker_serves_any_more_is_dead_after_twice_the_time(
+    shop: World, provider: ProviderDouble, tmp_path: Path, *, is_parked: bool
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.is_down, provider.looks = is_parked, 10_000
+    before = {End.PARKED: 1} if is_parked else {End.HANDED_OVER: 1}
+    assert run(shop, http(provider), seconds=0.5) == before
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(started_at=Clock(-49 * 3600), due_at=Clock(-1)))
+    if not is_parked:
+        assert run(shop, LocalGenerator(tmp_path)) == {End.PARKED: 1}
+        make_due(shop.workspace.engine)
+    assert run(shop, LocalGenerator(tmp_path)) == {End.DEAD: 1}
+    job = find(shop.workspace.engine, job_id)
+    assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd), "the vendor may charge for it"
+    assert job.provider_key, "a person's retry looks it up"
 
 
 @pytest.mark.parametrize("answer", [(400, {"error": {"code": "content_policy_violation", "message": "no weapons"}})])
