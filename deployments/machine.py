@@ -25,12 +25,13 @@ from reelkeeper.errors import DiskFull, IdentityMismatch, ReelkeeperError, Schem
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.policies import current
+from reelkeeper.operations.jobs.queue import may_rest
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import open_store, transaction
-from tasks.runs import PREFIX, RECORD, recorded
+from tasks.runs import PREFIX, RECORD, record, recorded
 
 ON_VIDEOS: Final = frozenset({"tier-storage", "transcode-videos", "dispatch-jobs"})  # they need ffmpeg and a disk
 EARLIER: Final = "EarlierRelease"  # the code of the alert about a worker of 0.1.0
@@ -81,6 +82,14 @@ class Machine:
             except (IdentityMismatch, SchemaError) as error:
                 _leave_word(client, error)
                 raise
+
+    def may_rest(self, run_id: str) -> bool:
+        """Leave out a scheduled run of dispatch_jobs if it has nothing to do; record it as one that succeeded."""
+        with self._alone, open_store(self._settings) as engine:
+            is_left_out = may_rest(engine)
+            if is_left_out:
+                record(engine, "dispatch_jobs", run_id, None, is_dry=False)
+        return is_left_out
 
     def tell_of_earlier(self, worker: str, pool: str) -> None:
         """Alert people to a worker that polls a pool of 0.1.0. Ours are named POOL HOST PID, others by Prefect."""

@@ -27,7 +27,7 @@ from anyio.abc import TaskStatus
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
-from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from deployments.engine import CLOSE, HAND_OVER
@@ -47,6 +47,7 @@ _ONLY_LOOKS: Final = (
     "Run it with dry_run: true, or go live with `reelkeeper up --live`"
 )
 _DISPATCH: Final = "dispatch-jobs"
+_RESTS: Final = "No job was there for half an hour; a run is started as soon as one waits"
 _DIED: Final = "Its process died with the worker that ran it"
 _TICK_SECONDS: Final = 0.2
 _TURNS: Final = {"encode": 2}  # runs of minutes begin seconds later: each query costs the server 30 to 45 ms of CPU
@@ -148,8 +149,10 @@ with warnings.catch_warnings():
             for run_id in refused - missed:
                 await self.client.set_flow_run_state(run_id, Failed(name="Refused", message=_ONLY_LOOKS), force=True)
             kept = [flow_run for flow_run in found if flow_run.flow_run.id not in missed | refused]
-            if not kept or self._machine is None or await self._is_fit():
+            if not kept or self._machine is None:
                 return kept
+            if await self._is_fit():
+                return [flow_run for flow_run in kept if not await self._is_left_out(flow_run.flow_run)]
             # guard machines.takes: a machine without ffmpeg takes every night's run, and gives it back, until morning
             return [flow_run for flow_run in kept if await self._is_light(flow_run.flow_run)]
 
@@ -167,6 +170,15 @@ with warnings.catch_warnings():
         async def _is_light(self, run: FlowRun) -> bool:
             """Check that a run may be taken by a machine that cannot work on videos."""
             return self.reason is None and (await self.client.read_flow(run.flow_id)).name not in ON_VIDEOS
+
+        async def _is_left_out(self, run: FlowRun) -> bool:
+            """Complete a scheduled run of dispatch_jobs at once if no job is there; return whether it was."""
+            if not run.auto_scheduled or (await self.client.read_flow(run.flow_id)).name != _DISPATCH:
+                return False
+            if not await asyncio.to_thread(cast("Machine", self._machine).may_rest, str(run.id)):
+                return False
+            await self.client.set_flow_run_state(run.id, Completed(message=_RESTS))
+            return True
 
         async def _would_change(self, run: FlowRun) -> bool:
             """Check whether a run is to change a bucket that this worker may not change."""

@@ -220,11 +220,12 @@ def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     name = flow.fn.__name__
     took = state.timestamp - flow_run.start_time if flow_run.start_time else None
     with open_store(settings(), patience_seconds=PATIENCE_SECONDS) as engine:
-        _record(engine, name, str(flow_run.id), took, is_dry=flow_run.parameters.get("dry_run", True))
+        record(engine, name, str(flow_run.id), took, is_dry=flow_run.parameters.get("dry_run", True))
 
 
 @safe_to_repeat
-def _record(engine: Engine, name: str, run_id: str, took: timedelta | None, *, is_dry: bool) -> None:
+def record(engine: Engine, name: str, run_id: str, took: timedelta | None, *, is_dry: bool) -> None:
+    """Record the success of a run, unless it was a dry one and those do not count."""
     # guard trial.beats: a dry run of the backup, by a person in a trial, counts as a backup
     if is_dry and not (name in NOT_IN_A_TRIAL and is_on_trial(engine)):
         return

@@ -5,6 +5,7 @@ It is done in a thread, so that requests neither wait for it nor fail with it.
 
 import logging
 import threading
+import time
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -13,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
 from reelkeeper.operations import Engine
-from reelkeeper.operations.jobs.queue import start_dispatch
+from reelkeeper.operations.jobs.queue import OFFER_SECONDS, offer_to_start, start_dispatch
 from reelkeeper.redaction import redacted
 
 _LOOK_SECONDS: Final = 5.0  # between two checks for a working run; twice that where no job was queued
@@ -27,6 +28,7 @@ class Dispatching:
     def __init__(self, engine: Engine, orchestrator: Orchestrator | None, registry: CollectorRegistry) -> None:
         self._engine, self._orchestrator = engine, orchestrator
         self._job_waits, self._leaving = threading.Event(), threading.Event()
+        self._is_able, self._offered_at = True, -OFFER_SECONDS
         self._thread = threading.Thread(target=self._run, name="dispatching", daemon=True)
         self._starts = Counter(
             "reelkeeper_dispatch_starts",
@@ -63,6 +65,9 @@ class Dispatching:
         if self._orchestrator is None or self._leaving.is_set():
             return False
         try:
+            if self._is_able and time.monotonic() - self._offered_at >= OFFER_SECONDS:
+                offer_to_start(self._engine)
+                self._offered_at = time.monotonic()
             started = start_dispatch(self._engine, self._orchestrator)
         except (OrchestratorError, SQLAlchemyError) as error:
             problem = str(error) if isinstance(error, OrchestratorError) else type(error).__name__
@@ -70,8 +75,11 @@ class Dispatching:
                 "no run of dispatch_jobs was started; the scheduled run will do the work: %s", redacted(problem)
             )
             self._starts.labels("failed").inc()
+            # guard dispatch.unable: a worker rests where this process cannot start one
+            self._is_able = False
             return True
         if started:
             _log.info("started run %s of dispatch_jobs, because a job waits", started)
             self._starts.labels("started").inc()
+            self._is_able = True
         return started is not None

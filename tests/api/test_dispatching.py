@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from inline_snapshot import snapshot
 
@@ -17,7 +18,9 @@ from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import queue
-from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.jobs.slots import has_starter
+from reelkeeper.store.tables import controls
 from tests.doubles.prefect_api import PrefectDouble
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
@@ -90,3 +93,28 @@ def test_a_server_that_is_away_is_logged_and_counted_and_no_matter_to_the_caller
     server.status = 201
     ask(client, "k2")  # the thread has outlived it
     assert eventually(lambda: counted(client, "started"))
+
+
+def offers(world: World) -> bool:
+    with reading(world.workspace.engine) as session:
+        return has_starter(session)
+
+
+def withdraw(world: World) -> None:
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.delete(controls).where(controls.c.name == "starters"))
+
+
+def test_workers_rest_only_while_a_run_can_be_started_for_the_next_job(
+    client: TestClient, world: World, server: PrefectDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "OFFER_SECONDS", 0.0)
+    assert eventually(lambda: offers(world))
+    server.status = 503
+    ask(client, "k1")
+    assert eventually(lambda: counted(client, "failed"))
+    withdraw(world)
+    time.sleep(0.5)
+    assert not offers(world)
+    server.status = 201
+    assert eventually(lambda: offers(world))

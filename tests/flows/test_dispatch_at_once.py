@@ -1,20 +1,33 @@
-"""A run of `dispatch_jobs` started through Prefect's API is on a real server, with its window, once."""
+"""A run of `dispatch_jobs` is started once by Prefect's API, with its window, on a real server, and none at rest."""
 
+import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
 from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Scheduled
 
+from deployments.bootstrap import bootstrap
 from deployments.deploy import declared_deployments
+from deployments.machine import Machine
+from deployments.worker import Worker
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
 from reelkeeper.operations.jobs import queue as module
-from reelkeeper.operations.jobs.queue import start_dispatch
+from reelkeeper.operations.jobs.queue import offer_to_start, start_dispatch
+from reelkeeper.settings import settings
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.jobs.slots import is_there
+from reelkeeper.store.tables import heartbeats
+from tests.flows.scenes import Scene
 from tests.operations.books import make_user
 from tests.operations.queue import enqueue, row
 
@@ -60,3 +73,38 @@ def test_the_deployment_of_prefect_yaml_is_found_and_run(
             assert run.state.is_scheduled()
         finally:
             client.request("DELETE", "/deployments/{id}", path_params={"id": deployment_id})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_at_rest", [True, False])
+def test_a_scheduled_run_has_succeeded_at_once_where_no_job_is_and_one_would_be_started(
+    scene: Scene, client: SyncPrefectClient, *, is_at_rest: bool
+) -> None:
+    list(bootstrap(engine=scene.engine))
+    if is_at_rest:
+        offer_to_start(scene.engine)
+    flow_id = client.create_flow_from_name("dispatch-jobs")
+    soon = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=9)))
+    made = client.create_deployment(flow_id, f"rest-{uuid4().hex}", work_pool_name="main", schedules=[soon])
+    client.request(
+        "POST", "/deployments/{id}/schedule", path_params={"id": str(made)}, json={"min_runs": 1, "max_runs": 1}
+    )
+    asked = client.create_flow_run_from_deployment(made).id
+
+    async def taken() -> set[UUID]:
+        async with Worker("main", 9, Machine(settings())) as worker:
+            return {found.flow_run.id for found in await worker._get_scheduled_flow_runs()}
+
+    body = {"deployments": {"id": {"any_": [str(made)]}}, "flow_runs": {"id": {"not_any_": [str(asked)]}}}
+    (scheduled,) = client.request("POST", "/flow_runs/filter", json=body).json()
+    client.set_flow_run_state(UUID(scheduled["id"]), Scheduled(), force=True)  # it is due
+    found = asyncio.run(taken())
+    assert asked in found, "a person wants it"
+    assert (UUID(scheduled["id"]) in found) is not is_at_rest
+    state = client.read_flow_run(UUID(scheduled["id"])).state
+    assert state
+    assert state.is_completed() is is_at_rest
+    with reading(scene.engine) as session:
+        assert is_there(session) is is_at_rest
+        beats = session.execute(sa.select(heartbeats.c.flow)).scalars().all()
+    assert ("dispatch_jobs" in beats) is is_at_rest, "the watchdog awaits its successes"

@@ -40,8 +40,10 @@ from reelkeeper.store.jobs.lanes import occupied
 from reelkeeper.store.jobs.queue import JobLine
 from reelkeeper.store.jobs.scores import Window
 
+OFFER_SECONDS: Final = 30.0  # between two calls of `offer_to_start`
 _FLOW: Final = "dispatch_jobs"
 _SHORTEST_SECONDS: Final = 10  # the shortest window that is worth a run
+_REST_SECONDS: Final = 1800.0  # without a job, after which no worker is kept ready for the next one
 
 _NAMED = 10  # the next jobs, in a report
 FIELDS: Final = {  # of the report, by outcome
@@ -234,6 +236,25 @@ def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:
             raise LeaseLost("another run of tune_concurrency has changed the limits meanwhile; nothing was changed")
 
 
+def offer_to_start(engine: Engine) -> None:
+    """Record that this process calls `start_dispatch` as soon as a job waits, and when the worker of one is dead."""
+    with transaction(engine, "dispatch.offer") as session:
+        slots.offer(session)
+
+
+def may_rest(engine: Engine) -> bool:
+    """Check that a scheduled run has nothing to do, and that one is started when it has; record that it rests."""
+    with transaction(engine, "dispatch.rest") as session:
+        # guard dispatch.busy: jobs that wait for a second attempt, or a vendor, have no worker
+        if slots.is_any_lately(session, _REST_SECONDS):
+            return False
+        # guard dispatch.starter: the first job after half an hour without one waits five minutes for a worker
+        if not slots.has_starter(session):
+            return False
+        slots.rest(session)
+    return True
+
+
 def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
     """Start a run where jobs are due, or soon will be, and no worker gives a sign; returns the run's id.
 
@@ -243,7 +264,7 @@ def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
     """
     with reading(engine) as session:
         at, sign = now(session), slots.last_sign(session)
-        is_needed = not slots.is_there(session) and claims.is_any_due(session, slots.LASTS_SECONDS)
+        is_needed = not slots.is_claiming(session) and claims.is_any_due(session, slots.LASTS_SECONDS)
     seconds = seconds_until_next(at, CADENCES[_FLOW])
     if not is_needed or seconds < _SHORTEST_SECONDS:
         return None

@@ -1,4 +1,4 @@
-"""Read how many jobs may run at once and how many slots are taken; record whether a worker is there."""
+"""Read how many jobs may run at once and how many slots are taken; record whether workers and starters are there."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -6,13 +6,18 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.store.core import controls
+from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import jobs
 
 CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, "lanes": {provider: {"limit": ...}}}
 LASTS_SECONDS: Final = 30.0  # two heartbeats
 _WORKERS: Final = "workers"
+_OFFER_LASTS: Final = 120.0  # four signs of a process that starts workers
+_STARTERS: Final = "starters"
+_RESTS: Final = "workers at rest"
+_REST_LASTS: Final = 360.0  # until the next scheduled run says so again, or claims jobs
 
 
 def slots_of(memory: dict[str, Any], otherwise: int) -> int:
@@ -57,12 +62,39 @@ def give(session: Session) -> None:
     controls.write(session, _WORKERS, {})
 
 
-def is_there(session: Session) -> bool:
+def is_claiming(session: Session) -> bool:
     """Check whether a worker has recorded itself recently."""
     return controls.fresh(session, _WORKERS, LASTS_SECONDS) is not None
+
+
+def is_there(session: Session) -> bool:
+    """Check whether a worker claims jobs, or rests and would be started for one."""
+    return is_claiming(session) or (has_starter(session) and controls.fresh(session, _RESTS, _REST_LASTS) is not None)
+
+
+def offer(session: Session) -> None:
+    """Record that a process starts a worker as soon as a job waits."""
+    controls.write(session, _STARTERS, {})
+
+
+def has_starter(session: Session) -> bool:
+    """Check whether a process has recorded recently that it starts workers."""
+    return controls.fresh(session, _STARTERS, _OFFER_LASTS) is not None
+
+
+def rest(session: Session) -> None:
+    """Record that a worker is there and has nothing to do, until its next scheduled run."""
+    controls.write(session, _RESTS, {})
 
 
 def last_sign(session: Session) -> datetime | None:
     """Return when a worker recorded itself last; None: none ever did."""
     kept = controls.kept(session, _WORKERS)
     return kept.updated_at if kept else None
+
+
+def is_any_lately(session: Session, seconds: float) -> bool:
+    """Check whether a job waits or is begun, or has ended in the last `seconds`."""
+    one = sa.select(jobs.c.id).limit(1)
+    conditions = jobs.c.state.in_(IN_FLIGHT), jobs.c.finished_at > Clock(-seconds)
+    return any(session.execute(one.where(each)).first() for each in conditions)

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.adapters.providers import LocalGenerator
+from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs import queue as module
 from reelkeeper.operations.jobs.claim import claim
-from reelkeeper.operations.jobs.queue import start_dispatch
+from reelkeeper.operations.jobs.queue import may_rest, offer_to_start, start_dispatch
 from reelkeeper.operations.jobs.worker import Shift, work
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs.slots import give
@@ -99,6 +100,31 @@ def test_a_run_is_requested_for_a_dead_workers_job_and_none_where_nothing_is_due
     with transaction(waiting, "test") as session:  # by the time that a run has begun, its claim has ended
         session.execute(sa.update(jobs).values(lease_until=Clock(29)))
     assert start_dispatch(waiting, orchestrator) == "run-0"
+
+
+@pytest.mark.parametrize("minutes", [29, 31])
+def test_a_worker_rests_half_an_hour_after_the_last_job_where_another_is_started_for_the_next(
+    engine: sa.Engine, server: PrefectDouble, at: list[datetime], minutes: int
+) -> None:
+    make_user(engine, "ann")
+    enqueue(engine, row("j0", state=JobState.DEAD, finished_at=datetime.now(UTC) - timedelta(minutes=minutes)))
+    assert not may_rest(engine)
+    offer_to_start(engine)
+    assert may_rest(engine) is is_there(engine) is (minutes > 30)
+    enqueue(engine, row("j1", due_at=datetime.now(UTC) + timedelta(minutes=9)))
+    assert not may_rest(engine)
+    make_due(engine)
+    at.append(NOON)
+    assert start_dispatch(engine, Orchestrator(server.url)) == "run-0"
+
+
+def test_a_worker_is_not_there_once_nothing_starts_it_any_more(engine: sa.Engine) -> None:
+    offer_to_start(engine)
+    assert may_rest(engine)
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(controls).where(controls.c.name == "starters").values(updated_at=Clock(-121)))
+    assert not is_there(engine)
+    assert not may_rest(engine)
 
 
 def test_a_worker_records_itself_while_it_claims_jobs(world: World, tmp_path: Path) -> None:
