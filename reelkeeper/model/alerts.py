@@ -84,6 +84,7 @@ class MessageKind(StrEnum):
 AlertRule = Literal[
     "anomaly",
     "backup_failed",
+    "bucket_refuses",
     "budget",
     "cache_not_purged",
     "dear_jobs",

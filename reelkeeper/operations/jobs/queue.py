@@ -246,7 +246,7 @@ def may_rest(engine: Engine) -> bool:
     """Check that a scheduled run has nothing to do, and that one is started when it has; record that it rests."""
     with transaction(engine, "dispatch.rest") as session:
         # guard dispatch.busy: jobs that wait for a second attempt, or a vendor, have no worker
-        if slots.is_any_lately(session, _REST_SECONDS):
+        if slots.is_any_lately(session, _REST_SECONDS) or slots.is_bucket_away(session):
             return False
         # guard dispatch.starter: the first job after half an hour without one waits five minutes for a worker
         if not slots.has_starter(session):

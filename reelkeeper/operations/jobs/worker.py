@@ -21,22 +21,22 @@ from reelkeeper.disk import make_folder
 from reelkeeper.errors import KeyTaken, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model.jobs import End
+from reelkeeper.operations.alerts.alerts import observe_within
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
 from reelkeeper.operations.core.machine import require_fit
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.run import JobRun, WorkerContext, run_job
+from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import DBAPIError, SQLAlchemyError
-from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.jobs import claims, slots
 
-_UNSTORED = "jobs/bucket"  # the row of `controls` that says whether the bucket took objects when last asked
 _TRY_SECONDS = 15.0
 LOOK_SECONDS = 2.0  # between two polls for jobs while a slot is free
 _log = logging.getLogger(__name__)
@@ -163,9 +163,8 @@ class _Worker:
     def _recall_bucket(self) -> None:
         """Learn from the store whether the bucket did not take what another worker has made."""
         with reading(self._context.engine) as session:
-            found = controls.remembered(session, [_UNSTORED]).get(_UNSTORED, {})
-        if found.get("is_away"):
-            self._context.unstored.set()
+            if slots.is_bucket_away(session):
+                self._context.unstored.set()
         self._is_new = False
 
     def _bucket_takes(self) -> bool:
@@ -178,14 +177,15 @@ class _Worker:
             with suppress(KeyTaken), effect("worker.probe"):  # it is left there
                 # guard claims.same_probe: once a worker has put others there, doctor calls the bucket unfit for ever
                 bucket.put_bytes_once(bucket.probe_key, PROBE_BYTES, "text/plain")
-        except StorageError as error:
-            _log.warning("no job is begun while the bucket takes no objects: %s", error)
-        else:
+            found = []
             self._context.unstored.clear()
-        is_away = self._context.unstored.is_set()
+        except StorageError as error:
+            found = [alerting.bucket_refuses(str(error))]
         with transaction(self._context.engine, "worker.bucket") as session:
-            controls.write(session, _UNSTORED, {"is_away": is_away})
-        return not is_away
+            slots.note_bucket(session, is_away=bool(found))
+            # guard claims.bucket_told: for hours no job is begun, and nobody is told why
+            observe_within(session, found, rules=[alerting.BUCKET_REFUSES], run_id=self._context.run_id)
+        return not found
 
     def _look(self) -> tuple[Counter[str | None], Policies]:
         return _count_running(self._context), followed(self._context.engine, attempts=self._shift.attempts)

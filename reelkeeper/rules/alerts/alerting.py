@@ -285,3 +285,20 @@ def unfit_machine(machine: str, code: str, problem: str) -> Finding:
 def machine_scope(machine: str) -> str:
     """Name the scope of an alert about a machine."""
     return f"machine:{machine}"
+
+
+BUCKET_REFUSES: Final = "bucket_refuses"
+
+
+def bucket_refuses(problem: str) -> Finding:
+    """Make the finding that the bucket takes no objects, so that no job is begun; reported once, until it does."""
+    return Finding(
+        rule=BUCKET_REFUSES,
+        scope="total",
+        period="",
+        level="",
+        severity=Severity.CRITICAL,
+        title="The bucket takes no objects: no job is begun",
+        text=f"{problem}. A worker asks again every 15 seconds. What providers have made waits there until it expires.",
+        suggestion="See what the bucket says: reelkeeper doctor. Jobs go on by themselves once it takes objects.",
+    )

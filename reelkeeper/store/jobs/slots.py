@@ -14,6 +14,7 @@ from reelkeeper.store.tables import jobs
 CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, "lanes": {provider: {"limit": ...}}}
 LASTS_SECONDS: Final = 30.0  # two heartbeats
 _WORKERS: Final = "workers"
+_BUCKET: Final = "jobs/bucket"
 _OFFER_LASTS: Final = 120.0  # four signs of a process that starts workers
 _STARTERS: Final = "starters"
 _RESTS: Final = "workers at rest"
@@ -91,6 +92,16 @@ def last_sign(session: Session) -> datetime | None:
     """Return when a worker recorded itself last; None: none ever did."""
     kept = controls.kept(session, _WORKERS)
     return kept.updated_at if kept else None
+
+
+def note_bucket(session: Session, *, is_away: bool) -> None:
+    """Record whether the bucket took objects when a worker last asked it."""
+    controls.write(session, _BUCKET, {"is_away": is_away})
+
+
+def is_bucket_away(session: Session) -> bool:
+    """Check whether the bucket took no objects when a worker last asked it."""
+    return bool(controls.remembered(session, [_BUCKET]).get(_BUCKET, {}).get("is_away"))
 
 
 def is_any_lately(session: Session, seconds: float) -> bool:

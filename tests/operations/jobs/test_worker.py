@@ -17,6 +17,7 @@ from reelkeeper.adapters.ffmpeg.sandbox import Bounds
 from reelkeeper.adapters.providers import Generators, LocalGenerator, RemoteGenerator
 from reelkeeper.errors import DiskFull, LeaseLost
 from reelkeeper.model import VideoState
+from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.jobs import End, JobState
 from reelkeeper.model.requests import Declined
 from reelkeeper.operations.core.freeze import freeze, thaw
@@ -35,7 +36,7 @@ from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
-from reelkeeper.store.tables import jobs, policy_versions, vendor_jobs, videos
+from reelkeeper.store.tables import alerts, jobs, policy_versions, vendor_jobs, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
@@ -345,6 +346,11 @@ def test_a_paid_clip_that_the_bucket_does_not_take_waits_for_it_and_is_not_bough
     assert spent(shop) == find(shop.workspace.engine, text).price_microusd
 
 
+def told(shop: World) -> list[tuple[str, str]]:
+    with reading(shop.workspace.engine) as session:
+        return [(row.rule, row.state) for row in session.execute(sa.select(alerts.c.rule, alerts.c.state))]
+
+
 def test_nothing_is_bought_while_the_bucket_takes_no_videos(shop: World, provider: ProviderDouble) -> None:
     first, second, third = ask(shop, "a cat", "a dog", "a fox")
     shop.double.faults.fail("PutObject", 403, times=99)
@@ -352,8 +358,10 @@ def test_nothing_is_bought_while_the_bucket_takes_no_videos(shop: World, provide
     make_due(shop.workspace.engine)
     assert run(shop, http(provider), slots=1) == {}, "another worker knows it from the store"
     assert len(provider.submitted) == 1
+    assert told(shop) == [("bucket_refuses", AlertState.FIRING)]
     shop.double.faults.clear()
     assert run(shop, http(provider), slots=1) == {End.SUCCEEDED: 3}
+    assert told(shop) == [("bucket_refuses", AlertState.RESOLVED)]
     assert [find(shop.workspace.engine, job_id).video_id for job_id in (first, second, third)] == [first, second, third]
     engine, bucket = shop.workspace.engine, shop.workspace.bucket
     found = examine_bucket(Settings(), engine, bucket, claim=False, contract=False)
