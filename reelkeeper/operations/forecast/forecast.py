@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -101,7 +101,8 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
         stock, _this_month(peaks, today), _series(moved) if moved else None, round(cold[max(cold)]) if cold else 0
     )
     others = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
-    found = (*_lines(series, policies.book), *_providers(of_providers))
+    counted = {item.day for item in used if item.metric is Metric.STORED_BYTES}
+    found = (*_lines(series, policies.book), *_providers(of_providers, counted))
     return Known(found, stored, others, min((item.day for item in used), default=None))
 
 
@@ -136,6 +137,8 @@ def _of_segment(segment: str | None, tier: str) -> str:
 
 
 _OTHERS: Final = (Metric.JOBS, Metric.GENERATION_SECONDS, Metric.USERS)
+_OF_OPERATIONS: Final = frozenset({"A", "B", Metric.RETRIEVED_BYTES})  # no row on a day without any
+_OF_JOBS: Final = frozenset({"job", Metric.JOBS, Metric.GENERATION_SECONDS, Metric.CLIP_JOBS, Metric.JOB_MICROUSD})
 
 
 def predict_costs(
@@ -261,17 +264,27 @@ def _required(known: Known, as_of: datetime) -> Known:
 
 
 def _by_line(used: Iterable[Used]) -> dict[tuple[str, str], dict[date, float]]:
-    """Sum usage by line and day."""
-    counted = believed(used)
+    """Sum usage by line and day. A counted day without any of a line had none: it is known, and no gap."""
+    counted, days_of = believed(used), defaultdict[Metric, set[date]](set)
+    for day, metric in counted:
+        days_of[metric].add(day)
     found: dict[tuple[str, str], dict[date, float]] = defaultdict(dict)
     for (day, metric), items in counted.items():
         for item in items:
             for key in _keys(metric, item):
                 found[key][day] = found[key].get(day, 0.0) + item.quantity
-    for key in [key for key in found if key[0] in "AB"]:  # a counted day without any of this class had none
-        for day in (day for day, metric in counted if metric is Metric.OPERATIONS):
-            found[key].setdefault(day, 0.0)
+    for (name, _), own in found.items():
+        if name in _OF_OPERATIONS:
+            _add_zeros(own, days_of[Metric.OPERATIONS])
+        elif name in _OF_JOBS:
+            first = min(own)  # a model that is new had not been sold before
+            _add_zeros(own, (day for day in days_of[Metric.STORED_BYTES] if day > first))
     return found
+
+
+def _add_zeros(days: dict[date, float], counted: Iterable[date]) -> None:
+    for day in counted:
+        days.setdefault(day, 0.0)
 
 
 def _keys(metric: Metric, item: Used) -> list[tuple[str, str]]:
@@ -303,15 +316,15 @@ def _lines(series: Mapping[tuple[str, str], Days], book: PriceBook) -> Iterable[
             yield lines.retrieval(_series(days))
 
 
-def _providers(totals: Iterable[JobTotal]) -> Iterable[UsageLine]:
-    """Return the line of each provider. After its first day, a day without a total cost nothing."""
+def _providers(totals: Iterable[JobTotal], counted: Collection[date]) -> Iterable[UsageLine]:
+    """Return the line of each provider. After its first day, a counted day without a total cost nothing."""
     by_scope: dict[str, dict[date, float]] = defaultdict(dict)
     for total in totals:
         by_scope[total.scope][date.fromisoformat(total.period)] = float(total.microusd)
-    last = max((max(days) for days in by_scope.values()), default=date.min)
     for scope, days in sorted(by_scope.items()):
-        calendar = pd.date_range(min(days), last)
-        yield lines.provider(scope, _series(days).reindex(calendar, fill_value=0.0))
+        first = min(days)
+        _add_zeros(days, (day for day in counted if day > first))
+        yield lines.provider(scope, _series(days))
 
 
 def _this_month(peaks: Days, today: date) -> dict[date, int]:

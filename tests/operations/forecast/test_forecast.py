@@ -232,6 +232,34 @@ def test_each_provider_is_forecast_from_what_its_jobs_have_cost_a_day_without_an
     assert services[TOTAL].mean_usd == pytest.approx(whole)
 
 
+@pytest.mark.parametrize(("jobs_made_ago", "a_month"), [(range(7, DAYS, 7), 30 * 100 / 7), (range(41, DAYS), 0)])
+def test_a_counted_day_without_a_job_had_none(engine: sa.Engine, jobs_made_ago: range, a_month: float) -> None:
+    """A batch of $100 a week was forecast as one of each day, and a model that was given up as one still in use."""
+    stored = Used(TODAY, Metric.STORED_BYTES, GB, storage_class=StorageClass.STANDARD)
+    kling = [(Metric.JOBS, 100), (Metric.CLIP_JOBS, 100), (Metric.JOB_MICROUSD, 100_000_000)]
+    with transaction(engine, "test") as session:
+        record_usage(session, [stored._replace(day=ago(days)) for days in range(1, DAYS + 1)])
+        record_usage(session, [Used(ago(days), *what, "kling") for days in jobs_made_ago for what in kling])
+        for days in jobs_made_ago:
+            job_totals.add(session, ["provider:fal"], {f"{ago(days)}": 100_000_000})
+    costs = {cost.service: cost.mean_usd for cost in predict_costs(engine, NOW, policies=DEFAULTS, months=1)}
+    assert [costs[name] for name in ("api", "model:kling", "provider:fal")] == pytest.approx(
+        [a_month] * 3, rel=0.1, abs=1
+    )
+    assert (predict_resource_needs(engine, NOW).jobs or 0) == pytest.approx(a_month, rel=0.2, abs=1)
+
+
+def test_days_on_which_nothing_was_counted_stay_unknown(engine: sa.Engine) -> None:
+    stored = Used(TODAY, Metric.STORED_BYTES, GB, storage_class=StorageClass.STANDARD)
+    counted = [days for days in range(1, DAYS + 1) if not 10 <= days < 20]
+    with transaction(engine, "test") as session:
+        for days in counted:
+            record_usage(session, [stored._replace(day=ago(days)), Used(ago(days), Metric.JOBS, 100, "kling")])
+            job_totals.add(session, ["provider:fal"], {f"{ago(days)}": 1_500_000})
+    costs = {cost.service: cost.mean_usd for cost in predict_costs(engine, NOW, policies=DEFAULTS, months=1)}
+    assert [costs[name] for name in ("model:kling", "provider:fal")] == pytest.approx([30 * 1.5] * 2, rel=0.02)
+
+
 def test_requests_are_priced_at_the_other_providers_of_their_model(store: sa.Engine) -> None:
     def price(usd: str) -> dict[str, object]:
         return {"unit": "second", "rates": [{"usd": usd}], "source": "a list", "read_on": "2026-11-01"}
