@@ -4,7 +4,7 @@ It uses a recent forecast, or else the run rate, which needs three complete days
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import Final
 
@@ -32,16 +32,19 @@ def findings(
         forecasts: of this month, in any order; those older than a week are ignored.
 
     """
-    forecasts, today = list(forecasts), as_of.date()
+    charges, forecasts, today = list(charges), list(forecasts), as_of.date()
+    known = {charge.day for charge in charges}
     return [
         finding
         for span in spans(charges, policy, as_of)
         if span.budget.period is Period.MONTH and span.spent < span.limit and today <= span.last
-        for finding in _breach(span, as_of, forecasts)
+        for finding in _breach(span, as_of, forecasts, known)
     ]
 
 
-def _breach(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> Iterator[Finding]:
+def _breach(
+    span: Span, as_of: datetime, forecasts: Sequence[CostForecast], known: Collection[date]
+) -> Iterator[Finding]:
     if forecast := _believed(span, as_of, forecasts):
         bounds = (forecast.lower80_microusd, forecast.mean_microusd, forecast.upper80_microusd)
         low, mean, high = (bound * NANO_IN_MICRO for bound in bounds)
@@ -50,7 +53,7 @@ def _breach(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> I
         if not forecast.has_range:
             low, high = 0, mean
             how = f"The forecast of {forecast.as_of:%Y-%m-%d} says {usd(mean)}; {forecast.method}."
-    elif rate := _run_rate(span, as_of.date()):
+    elif rate := _run_rate(span, as_of.date(), known):
         mean, days = rate
         low, high = 0, mean  # a run rate has no band
         how = f"The mean of the last {many(days, 'whole day')}, carried on, gives {usd(mean)}."
@@ -88,12 +91,17 @@ def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) ->
     return max(fits, key=lambda forecast: forecast.as_of, default=None)
 
 
-def _run_rate(span: Span, today: date) -> tuple[int, int] | None:
-    """Return the month's cost at the rate of the last days, and their number; None if there are too few."""
+def _run_rate(span: Span, today: date, known: Collection[date]) -> tuple[int, int] | None:
+    """Return the month's cost at the rate of the last days, and their number; None if there are too few.
+
+    After the first charge of the budget's scope, a `known` day, which has any charge, cost it nothing without one.
+    """
     by_day = Counter[date]()
     for charge in span.charges:
         by_day[charge.day] += nanousd(charge, span.budget.scope)
-    amounts = [spent for day, spent in by_day.items() if today - timedelta(days=RATE_DAYS) <= day < today]
+    since = max(min(by_day, default=today), today - timedelta(days=RATE_DAYS))
+    # guard spend.idle_days: the cost of the few days on which a user did anything is foreseen for each day
+    amounts = [by_day[day] for day in known if since <= day < today]
     if len(amounts) < _LEAST_RATE_DAYS:
         return None
     mean = sum(amounts) // len(amounts)

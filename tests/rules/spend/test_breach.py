@@ -70,6 +70,17 @@ def test_two_days_are_too_few_for_a_run_rate_and_today_is_no_whole_day() -> None
     assert levels([charge("45", ago(n)) for n in (1, 2, 3)]) == [("total", "50")]
 
 
+@pytest.mark.parametrize("scope", ["service:api", "tier:pro", "user:ann"])
+def test_an_idle_day_of_a_scope_counts_for_its_rate_from_its_first_charge_on(scope: str) -> None:
+    """A batch of $40 each Friday, of which three are in November, is no $40 a day."""
+    policy = BudgetPolicy(monthly_usd=None, budgets=(Budget(scope=scope, usd=Decimal(200)),))
+    batches = [charge("40", ago(n), service="api", user="ann", tier="pro") for n in (4, 11, 18, 25)]
+    others = [charge("1", ago(n)) for n in range(1, 60)]
+    assert levels([*others, *batches], policy=policy) == []
+    new = [charge("40", ago(n), service="api", user="ann", tier="pro") for n in (1, 2, 3)]
+    assert levels([*others, *new], policy=policy) == [(scope, "50")]
+
+
 def test_days_of_the_last_month_count_for_the_rate_and_not_for_the_sum() -> None:
     first = NOW.replace(day=1)
     charges = [charge("10", first.date() - timedelta(days=n)) for n in range(1, 11)]
