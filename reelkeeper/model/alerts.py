@@ -125,7 +125,8 @@ AlertRule = Literal[
 class Finding:
     """Something that people should know: what happened, its severity, its cost, and what to do about it.
 
-    Each combination of `rule`, `scope`, `period` and `level` is reported once. Text is plain: sinks escape it.
+    Each combination of `rule`, `scope`, `period` and `level` is reported once. Text is plain: sinks escape it. What it
+    `replaces`, by rule, scope and period, is not found any more, and yet not over.
     """
 
     rule: AlertRule  # a typed list, so that a snooze of any other name can be refused
@@ -138,6 +139,7 @@ class Finding:
     suggestion: str = ""
     impact_microusd: int | None = None  # cost, or possible saving, per month
     figures: tuple[tuple[str, str], ...] = ()  # label and value, shown side by side
+    replaces: tuple[tuple[AlertRule, str, str], ...] = ()
 
 
 class Message(BaseModel):

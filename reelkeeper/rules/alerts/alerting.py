@@ -78,7 +78,7 @@ class Decision:
     superseded: list[Known] = field(default_factory=list)  # replaced by a higher level
     resolved: list[Known] = field(default_factory=list)  # over, and people are told so
     faded: list[Known] = field(default_factory=list)  # over, and people are not told
-    muted: list[Known] = field(default_factory=list)  # of those, whose end a snooze silences
+    muted: list[Known] = field(default_factory=list)  # of those, what a snooze silences, or a finding replaces
 
 
 def decide(
@@ -100,6 +100,7 @@ def decide(
     for alert in known:
         incidents[alert.rule, alert.scope, alert.period].append(alert)
     found = _highest(findings)
+    replaced = {incident for finding in found.values() for incident in finding.replaces}
     for incident, finding in found.items():
         _judge(decision, finding, incidents.pop(incident, []), quiet, lifted, as_of)
     for (rule, scope, period), alerts in incidents.items():
@@ -107,7 +108,8 @@ def decide(
             # guard alerts.judged: an alert whose rule was not evaluated is reported as resolved
             if alert.is_open and rule in rules:
                 is_news = alert.is_told and not _is_past(period, as_of)
-                is_muted = is_news and _is_quiet(quiet, rule, scope)
+                # guard alerts.replaced: a foreseen excess is told as over at the moment at which it has come
+                is_muted = is_news and ((rule, scope, period) in replaced or _is_quiet(quiet, rule, scope))
                 (decision.resolved if is_news and not is_muted else decision.faded).append(alert)
                 decision.muted += [alert] if is_muted else []
     return decision
@@ -183,6 +185,7 @@ def _tamed(finding: Finding) -> Finding:
         text=tame(finding.text),
         suggestion=tame(finding.suggestion),
         figures=tuple((one_line(label), one_line(value)) for label, value in finding.figures),
+        replaces=tuple((rule, one_line(scope), one_line(period)) for rule, scope, period in finding.replaces),
     )
 
 

@@ -107,10 +107,11 @@ def findings(
     judged = judge_all(spending, policy)
     odd = {scope: news(days, policy) or _early(spending, scope, days, policy) for scope, days in judged.items()}
     total = odd.get(TOTAL)
+    parts = [scope for scope, own in odd.items() if own and total and scope != TOTAL and own.began == total.began]
     return [
-        _finding(scope, anomaly, judged, as_of.date())
+        _finding(scope, anomaly, judged, as_of.date(), parts if scope == TOTAL else ())
         for scope, anomaly in odd.items()
-        if anomaly and (scope == TOTAL or not total or anomaly.began != total.began)
+        if anomaly and scope not in parts
     ]
 
 
@@ -169,7 +170,7 @@ def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) ->
     return None
 
 
-def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> Finding:
+def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date, within: Iterable[str]) -> Finding:
     day, up = odd.day, odd.excess > 0
     word, more = ("more", odd.excess) if up else ("less", -odd.excess)
     when = f"{day.day}{' so far' if day.day == today else ''}"
@@ -194,6 +195,7 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> F
         "Where it comes from: reelkeeper bill --by user. A day that was meant goes into calendar.",
         month // NANO_IN_MICRO if up else None,
         (("Actual", actual), ("Usual", usual), ("Day", when), *parts),
+        tuple((RULE, part, f"{day.day}") for part in within),
     )
 
 

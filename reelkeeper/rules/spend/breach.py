@@ -11,9 +11,9 @@ from typing import Final
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import NANO_IN_MICRO, Charge, CostForecast
 from reelkeeper.rules.core.wording import many, usd
-from reelkeeper.rules.spend.budget import TOTAL, BudgetPolicy, Period, Span, nanousd, spans
+from reelkeeper.rules.spend.budget import FORESEEN, TOTAL, BudgetPolicy, Period, Span, nanousd, spans
 
-RULE: Final = "forecast_breach"
+RULE: Final = FORESEEN
 RATE_DAYS: Final = 30  # for the run rate
 _LEAST_RATE_DAYS: Final = 3
 _FORECAST_DAYS: Final = 8  # the maximum age of a forecast, which is made each Monday

@@ -23,6 +23,7 @@ from reelkeeper.rules.core.wording import usd
 _DAY: Final = timedelta(days=1)
 
 RULE: Final = "budget"
+FORESEEN: Final = "forecast_breach"  # the rule that an excess may have been foreseen by, in `breach`
 TOTAL: Final = "total"
 FULL: Final = 100  # percent
 _A_DAY: Final = timedelta(days=1)
@@ -180,6 +181,7 @@ def _crossing(span: Span, level: int, as_of: datetime) -> Finding:
         "See what it went to: reelkeeper bill --by service, and --by user.",
         over // NANO_IN_MICRO if over > 0 and span.budget.period is Period.MONTH else None,
         (("Spent", spent), ("Budget", limit), ("Period", span.name), *most),
+        ((FORESEEN, span.budget.scope, span.name),) if over >= 0 else (),
     )
 
 

@@ -79,13 +79,12 @@ def _mean(values: Sequence[float | None], least: int = _LEAST_DAYS) -> float | N
 
 def _finding(scope: str, before: float, now: float, expected: float, monday: date) -> Finding:
     last = monday - timedelta(days=1)
-    year, week, _ = last.isocalendar()
     month = round((now - expected) * DAYS_A_MONTH)
     percent, beyond = (f"{(now / then - 1) * _FULL:,.0f} %" for then in (before, expected))
     return Finding(
         RULE,
         scope,
-        f"{year}-W{week:02}",
+        _week(last),
         "",
         Severity.NOTICE,
         f"{scope_in_words(scope)} has grown by {percent} in four weeks",
@@ -98,4 +97,10 @@ def _finding(scope: str, before: float, now: float, expected: float, monday: dat
             ("Four weeks ago", usd(round(before))),
             ("By its trend", usd(round(expected))),
         ),
+        tuple((RULE, same, _week(last - timedelta(days=_WEEK))) for same in dict.fromkeys((scope, TOTAL))),
     )
+
+
+def _week(day: date) -> str:
+    year, week, _ = day.isocalendar()
+    return f"{year}-W{week:02}"

@@ -112,6 +112,16 @@ def test_an_incident_without_a_period_is_reported_each_time_it_returns() -> None
     assert incidents.told == ["opened ", "resolved ", "opened ", "resolved "]
 
 
+def test_what_another_finding_replaces_is_not_over() -> None:
+    incidents = Incidents()
+    rules = ("budget", "forecast_breach")
+    incidents.observe(finding("90", rule="forecast_breach"), rules=rules)
+    incidents.observe(finding("100", replaces=(("forecast_breach", "total", "2026-11"),)), rules=rules)
+    assert incidents.told == ["opened 90", "opened 100"]
+    incidents.observe(rules=rules)
+    assert incidents.told[2:] == ["resolved 100"]
+
+
 def test_the_end_of_a_period_is_not_news() -> None:
     incidents = Incidents()
     incidents.observe(finding(period="2026-11-24"), finding(period="2026-11", scope="month"))

@@ -118,6 +118,14 @@ def test_allowances_and_rounding_are_not_odd_since_list_price_is_judged() -> Non
     assert found(charges) == []
 
 
+def test_a_service_that_is_odd_first_is_replaced_by_the_total_once_that_is_odd_too() -> None:
+    alone, all_of_it = spend(odd={("r2-class-a", 0): 3}), spend(odd={("r2-class-a", 0): 30})
+    (first,), (later,) = findings(alone, POLICY, NOW), findings(all_of_it, POLICY, NOW)
+    assert (first.scope, later.scope) == ("service:r2-class-a", "total")
+    assert later.replaces == ((first.rule, first.scope, first.period),)
+    assert first.replaces == ()
+
+
 def test_tiers_are_judged_like_services() -> None:
     free = [charge("3", ago(n), user="bob", tier="free", service="api") for n in range(2, 120)]
     bought = [*free, charge("9", ago(1), user="bob", tier="free", service="api")]

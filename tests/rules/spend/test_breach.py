@@ -9,6 +9,7 @@ from inline_snapshot import snapshot
 
 from reelkeeper.model.alerts import Severity
 from reelkeeper.model.money import Charge, CostForecast
+from reelkeeper.rules.spend import budget
 from reelkeeper.rules.spend.breach import findings
 from reelkeeper.rules.spend.budget import Budget, BudgetPolicy
 from tests.rules.charges import NOW, TODAY, ago, charge
@@ -115,8 +116,13 @@ def test_a_budget_of_a_service_is_judged_by_the_forecast_of_that_service() -> No
     assert levels(SO_FAR, forecast(210, 230, 250), policy=policy) == []
 
 
-def test_once_the_budget_is_spent_nothing_needs_to_be_foreseen() -> None:
-    assert levels([charge("201", ago(3))], forecast(210, 230, 250)) == []
+@pytest.mark.parametrize(("usd", "is_spent"), [("199.99", False), ("200", True)])
+def test_once_the_budget_is_spent_its_alert_replaces_what_was_foreseen(usd: str, is_spent: bool) -> None:
+    charges, expected = [charge(usd, ago(3))], forecast(210, 230, 250)
+    monthly = BudgetPolicy(daily_usd=None, levels_percent=(50, 80))
+    (foreseen,), (crossed,) = findings(SO_FAR, monthly, NOW, [expected]), budget.findings(charges, monthly, NOW)
+    assert bool(findings(charges, monthly, NOW, [expected])) is not is_spent
+    assert ((foreseen.rule, foreseen.scope, foreseen.period) in crossed.replaces) is is_spent
 
 
 def test_a_month_that_is_over_is_not_foreseen() -> None:

@@ -38,6 +38,14 @@ def test_a_leak_is_reported_once_a_week_with_its_monthly_cost() -> None:
     assert [finding.period for finding in findings(charges, POLICY, later)] == ["2026-W47"]  # the same Sunday
 
 
+def test_a_leak_that_goes_on_replaces_what_was_told_of_the_week_before() -> None:
+    charges = growing(150, leak=0.04)
+    before, now = (findings(charges, POLICY, NOW - timedelta(days=days))[0] for days in (7, 0))
+    assert (before.period, now.period) == ("2026-W46", "2026-W47")
+    assert ("drift", before.scope, before.period) in now.replaces
+    assert ("drift", "total", before.period) in now.replaces
+
+
 def test_drift_of_the_total_is_reported_only_if_no_service_has_it() -> None:
     rng, charges = Random(4), []
     for n in range(150):
