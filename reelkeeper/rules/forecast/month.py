@@ -68,21 +68,22 @@ def outlook(
     horizon = spans[-1][2]
     ahead = pd.date_range(known.index[-1], periods=horizon + 1)[1:]
     monthly = learn(np.array(known, dtype=np.float64), [stamp.date() for stamp in known.index])
-    factors = monthly.factors(stamp.date() for stamp in ahead)
+    days = [stamp.date() for stamp in ahead]
     made = fan(monthly.values, horizon)
     plain, method = made.middle, made.method
-    if monthly.logs:
-        method += f"; times what recurs on {', '.join(sorted(monthly.logs))}"
-    path = plain * factors
+    if monthly.differences:
+        how = "plus" if monthly.is_gappy else "times"
+        method += f"; {how} what recurs on {', '.join(sorted(monthly.differences))}"
+    path = monthly.put_back(plain, days)
     if growth_percent_per_month is not None:
         if len(known) >= WEEK:
-            path = weekday_level(monthly.values, horizon) * factors
+            path = monthly.put_back(weekday_level(monthly.values, horizon), days)
         path = path * (1 + growth_percent_per_month / 100) ** (np.arange(1, horizon + 1) / _DAYS_A_MONTH)
         method = f"last level with {growth_percent_per_month:g} % growth a month"
 
-    totals = []
+    totals, paths = [], monthly.put_back(made.paths, days)
     for month, start, stop in spans:
-        sums = (made.paths * factors)[:, start:stop].sum(axis=1)
+        sums = paths[:, start:stop].sum(axis=1)
         unit = bands.unit(monthly.values, sums, (start, stop))
         so_far = float(known[known.index >= pd.Timestamp(month)].sum()) if month == spans[0][0] else 0.0
         totals.append(MonthTotal(month, so_far, float(path[start:stop].sum()), unit))

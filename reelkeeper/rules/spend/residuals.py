@@ -40,9 +40,9 @@ _ONCE_MORE: Final = 2  # minimum days of a weekday for a profile
 _YEARS_AGO: Final = (364, 365, 366, 728, 730, 731)  # days: the same weekday, and the same date
 _NEARLY: Final = 0.8  # share of the bounds, from which on other years' residuals count as recurring
 _NOTHING: Final = 1e-6  # the value of a day of 0, for its logarithm
-_GAPPY: Final = 0.15  # share of days at nothing from which on dollars are judged
+GAPPY: Final = 0.15  # share of days at nothing from which on dollars are judged
 _DEVIATIONS: Final = 4.0  # standard ones above the mean of such a series
-_TRIMMED: Final = 0.06  # share of the dearest days that do not count for these
+TRIMMED: Final = 0.06  # share of the dearest days that do not count for these
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,9 @@ class _Judging:
     def _in_dollars(self, n: int, day: date, actual: float) -> Judged | None:
         """Judge a day of a series with many days of nothing; None for any other series."""
         past = sorted(value for value in self.values[max(0, n - _PROFILE_DAYS) : n] if value is not None)
-        if sum(value == 0 for value in past) < _GAPPY * len(past):
+        if sum(value == 0 for value in past) < GAPPY * len(past):
             return None
-        usual = past[: len(past) - int(_TRIMMED * len(past))]
+        usual = past[: len(past) - int(TRIMMED * len(past))]
         mean = fmean(usual)
         is_odd = actual > mean + _DEVIATIONS * pstdev(usual)
         return Judged(day, actual, log(max(actual, _NOTHING) / max(mean, _NOTHING)), int(is_odd))

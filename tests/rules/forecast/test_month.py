@@ -95,3 +95,20 @@ def test_the_cost_of_a_job_on_the_last_day_of_the_month_is_in_the_total() -> Non
     found = outlook(history, date(2026, 4, 21), 1)
     assert found.months[0].mean == pytest.approx(history["2026-04-01":"2026-04-30"].sum(), rel=0.03)
     assert found.method == snapshot("median of weekday level, ETS, STL-ETS; times what recurs on last day")
+
+
+def test_a_job_on_one_day_of_the_month_and_none_on_the_others_is_in_each_total() -> None:
+    days = pd.date_range("2026-01-05", periods=150)
+    history = pd.Series([1e8 * (day.day == 1) for day in days], days)
+    found = outlook(history, date(2026, 6, 4), 3)
+    assert [month.mean for month in found.months] == pytest.approx([1e8] * 3)
+    assert "day 1" in found.method
+
+
+@pytest.mark.parametrize("idle", [0.2, 0.4, 0.6, 0.8])
+def test_a_day_of_use_after_idle_ones_does_not_recur_as_a_multiple_of_nothing(idle: float) -> None:
+    rng, days = np.random.default_rng(3), pd.date_range("2026-01-05", periods=150)
+    for nothing in (0.0, 1.0):
+        values = np.where(rng.random(150) < idle, nothing, rng.uniform(7e7, 13e7, 150))
+        july = outlook(pd.Series(values, days), date(2026, 6, 4), 2).months[1]
+        assert july.mean == pytest.approx(values[-56:].mean() * 31, rel=0.5)
