@@ -18,6 +18,7 @@ from reelkeeper.rules.forecast.series import WEEK, Values
 
 _LEAST, _REPEATED, _APART = 0.028, 0.8, 0.4  # the weights of the parts, as log ratios
 _SHORT: Final = 0.1  # the minimum of a history of less than four weeks, which may lack a monthly job
+_WIDEST: Final = 10  # times
 _TRIES_A_STEP, _MOST_TRIES = 4, 364  # histories this many times a sum; days measured
 # Quantiles of errors in this unit, at so many percent: 3,300 forecasts of bench/forecasts.py's months, drawn with seeds
 # 9601, 8102 and 8103, from 15 days before a month to its 20th day.
@@ -39,7 +40,20 @@ def unit(values: Values, sums: Values, span: tuple[int, int]) -> float:
     apart = math.log(max(float(sums.max()), middle) / max(float(sums.min()), middle / 1000)) if middle > 0 else 1.0
     repeated = min(_repeated_error(values, *span), 10.0)
     least = _LEAST if len(values) >= 4 * WEEK else _SHORT
-    return math.hypot(least, _REPEATED * repeated, _APART * apart)
+    return min(math.hypot(least, _REPEATED * repeated, _APART * apart), _widest(values, middle, span))
+
+
+def _widest(values: Values, middle: float, span: tuple[int, int]) -> float:
+    """Return the unit by which the bound of 95 % is a multiple of what as many days ever were, and of the forecast.
+
+    After an import of a million usual days, errors would reach as far again: to more than any account has.
+    """
+    if middle <= 0:
+        return math.inf
+    steps = max(1, span[1] - span[0])
+    days = min(steps, len(values))
+    largest = float(np.convolve(values, np.ones(days), "valid").max()) * steps / days
+    return math.log(_WIDEST * max(largest, middle) / middle) / quantile(95)
 
 
 def _repeated_error(values: Values, start: int, stop: int) -> float:

@@ -260,6 +260,18 @@ def test_days_on_which_nothing_was_counted_stay_unknown(engine: sa.Engine) -> No
     assert [costs[name] for name in ("model:kling", "provider:fal")] == pytest.approx([30 * 1.5] * 2, rel=0.02)
 
 
+def test_after_an_import_the_forecast_is_unsure_and_still_made(engine: sa.Engine) -> None:
+    """50 TB came on one day, and 10 MB on each other: the bounds of uploads were more than any account has."""
+    at = [Used(ago(days), Metric.STORED_BYTES, GB, storage_class=StorageClass.STANDARD) for days in range(1, DAYS)]
+    moved = [Used(used.day, Metric.UPLOADED_BYTES, 10_000_000 + used.day.day * 1_000) for used in at]
+    with transaction(engine, "test") as session:
+        record_usage(session, [*at, *moved, Used(ago(20), Metric.UPLOADED_BYTES, 50_000 * GB)])
+    costs = predict_costs(engine, NOW, policies=DEFAULTS, months=3)
+    storage = next(cost for cost in costs if (cost.service, cost.month) == ("r2-storage", date(2027, 1, 1)))
+    at_most = 10 * 50_000 * 0.015
+    assert storage.mean_usd < storage.bounds[95][1] < 2 * at_most
+
+
 def test_requests_are_priced_at_the_other_providers_of_their_model(store: sa.Engine) -> None:
     def price(usd: str) -> dict[str, object]:
         return {"unit": "second", "rates": [{"usd": usd}], "source": "a list", "read_on": "2026-11-01"}
