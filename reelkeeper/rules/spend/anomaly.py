@@ -163,7 +163,8 @@ def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) ->
     values = spending.series.get(scope, ())
     for n in range(len(values) - 1, max(len(values) - 3, 0), -1):
         actual, before = values[n], values[n - 1]
-        if days[n] is not None or actual is None or not before:
+        # guard spend.taken_back: after a day on which more was taken back than spent, no budget is checked
+        if days[n] is not None or actual is None or not before or before < 0:
             continue
         if actual > before * _EARLY_FACTOR and actual - before >= policy.floor_usd * NANO:
             return Odd(Judged(spending.day(n), actual, log(actual / before), 1), actual - before, goes_on=False)

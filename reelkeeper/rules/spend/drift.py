@@ -64,12 +64,13 @@ def drift(days: Sequence[float | None]) -> Drift | None:
     weeks = [_mean(days[end - _WEEK : end]) for end in range(len(days), _WEEK - 1, -_WEEK)][: _HALF_A_YEAR + _APART]
     pairs = [_mean(weeks[n : n + 2], least=2) for n in range(len(weeks) - 1)]  # the latest first
     changes = [
-        None if not now or not before else log(now / before) for now, before in zip(pairs, pairs[_APART:], strict=False)
+        log(now / before) if now and before and min(now, before) > 0 else None
+        for now, before in zip(pairs, pairs[_APART:], strict=False)
     ]
     usual = [change for change in changes[_APART:] if change is not None]
-    if len(usual) < _LEAST_CHANGES or not pairs[0] or not pairs[_APART]:
+    if len(usual) < _LEAST_CHANGES or changes[0] is None:
         return None
-    return Drift(pairs[_APART] or 0.0, pairs[0], median(usual))
+    return Drift(pairs[_APART] or 0.0, pairs[0] or 0.0, median(usual))
 
 
 def _mean(values: Sequence[float | None], least: int = _LEAST_DAYS) -> float | None:

@@ -147,6 +147,13 @@ def test_a_new_account_compares_with_the_day_before() -> None:
     assert found(spend(days=1)) == []
 
 
+@pytest.mark.parametrize("days", [2, 8, 60])
+def test_a_day_on_which_more_was_taken_back_than_spent_is_compared_with_nothing(days: int) -> None:
+    """A vendor states the next day that a clip which had been counted cost nothing."""
+    taken_back = charge("-30", ago(1), service="api")
+    assert found([*spend(days=days), *[taken_back] * 2]) in ([], [("total", "2026-11-23")])
+
+
 def test_a_service_that_begins_is_odd_when_it_costs_something() -> None:
     finding = only([*spend(), charge("5", ago(1), service="r2-class-b")])
     assert finding.scope == "service:r2-class-b"

@@ -65,6 +65,12 @@ def test_shrinking_or_constant_cost_is_not_news() -> None:
     assert findings(growing(150, leak=-0.03), POLICY, NOW) == []
 
 
+def test_weeks_in_which_more_was_taken_back_than_spent_are_compared_with_nothing() -> None:
+    assert drift([10.0] * 77 + [-20.0] * 14) is None
+    assert drift([10.0] * 63 + [-20.0] * 14 + [10.0] * 28) is None
+    assert drift([10.0] * 84 + [-20.0] * 14 + [10.0] * 77) == (10.0, 10.0, 0.0)
+
+
 def test_three_months_are_needed() -> None:
     assert findings(growing(85, leak=0.02), POLICY, NOW) == []
     assert findings([], POLICY, NOW) == []
