@@ -1,7 +1,7 @@
 """Start and list runs through Prefect's HTTP API, so that the library does not import Prefect.
 
 GET  /admin/version                          checks that it answers and accepts our credentials; its time
-GET  /deployments/name/FLOW/DEPLOYMENT       its id
+GET  /deployments/name/FLOW/DEPLOYMENT       its id, and whether it is paused
 POST /flow_runs/filter, /flows/filter        the runs that ended badly or wait to begin, and the names of their flows
 POST /flow_runs/ID/set_state                 marks a run as crashed
 GET  /csrf-token?client=NAME                 if the server requires one; 422 if it does not
@@ -43,12 +43,19 @@ class Orchestrator:
         Raises OrchestratorError, which never contains an address.
         """
         with self._open() as client:
-            name = f"{name_at_prefect(flow)}/{deployment}"
-            found = _call(client, "GET", f"/deployments/name/{name}", what=f"deployment {name}")
+            found = _deployed(client, flow, deployment)
             body = {"parameters": dict(parameters), "idempotency_key": key}
             path = f"/deployments/{found.get('id')}/create_flow_run"
             run = _call(client, "POST", path, body, self._csrf(client), what="a new run")
         return str(run.get("id"))
+
+    def is_paused(self, flow: str, deployment: str) -> bool:
+        """Check whether somebody has paused a deployment, whose schedule then starts no runs.
+
+        Raises OrchestratorError, which never contains an address.
+        """
+        with self._open() as client:
+            return bool(_deployed(client, flow, deployment).get("paused"))
 
     def ended_badly(self, flows: Iterable[str], since: datetime, limit: int = 100) -> list[EndedRun]:
         """List the last runs of deployments of these flows that failed or crashed after `since`, the latest first.
@@ -194,6 +201,11 @@ def connect(settings: Settings) -> Orchestrator | None:
         return None
     auth = settings.prefect_api_auth
     return Orchestrator(settings.prefect_api_url, auth.get_secret_value() if auth else None)
+
+
+def _deployed(client: httpx.Client, flow: str, deployment: str) -> dict[str, Any]:
+    name = f"{name_at_prefect(flow)}/{deployment}"
+    return _call(client, "GET", f"/deployments/name/{name}", what=f"deployment {name}")
 
 
 def _call(

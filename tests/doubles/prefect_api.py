@@ -17,6 +17,7 @@ class PrefectDouble:
     def __init__(self, auth: str | None = None, *, has_csrf: bool = False) -> None:
         self.auth, self.has_csrf, self.status = auth, has_csrf, 201
         self.deployments = {"dispatch-jobs/every-5-minutes": "d-1"}
+        self.paused = set[str]()  # names of deployments
         self.runs: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
         double = self
@@ -63,7 +64,9 @@ class PrefectDouble:
                 return 422, {"detail": "CSRF protection is disabled."}
             return 200, {"token": f"token of {parse_qs(split.query)['client'][0]}"}
         name = split.path.removeprefix("/api/deployments/name/")
-        return (200, {"id": self.deployments[name]}) if name in self.deployments else (404, {"detail": "not found"})
+        if name not in self.deployments:
+            return 404, {"detail": "not found"}
+        return 200, {"id": self.deployments[name], "paused": name in self.paused}
 
     def _post(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[int, object]:
         self.asked.append(path)

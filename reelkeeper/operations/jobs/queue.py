@@ -259,16 +259,19 @@ def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
     """Start a run where jobs are due, or soon will be, and no worker gives a sign; returns the run's id.
 
     Its window lasts until the next scheduled run begins; None where that is about to, or nothing is needed. However
-    often and by however many processes this is called, one run is started for the last sign that a worker gave. Raises
-    OrchestratorError.
+    often and by however many processes this is called, one run is started for the last sign that a worker gave. None is
+    started of a deployment that is paused. Raises OrchestratorError.
     """
     with reading(engine) as session:
         at, sign = now(session), slots.last_sign(session)
         is_needed = not slots.is_claiming(session) and claims.is_any_due(session, slots.LASTS_SECONDS)
-    seconds = seconds_until_next(at, CADENCES[_FLOW])
+    deployed, seconds = CADENCES[_FLOW].name, seconds_until_next(at, CADENCES[_FLOW])
     if not is_needed or seconds < _SHORTEST_SECONDS:
+        return None
+    # guard claims.paused: jobs go on being bought although a person has paused their deployment at Prefect
+    if orchestrator.is_paused(_FLOW, deployed):
         return None
     # not of the time of the call: while no machine takes runs, new ones would pile up, and then begin all at once
     key = f"{_FLOW}-{sign.timestamp() if sign else at.timestamp() + seconds:.0f}"
     with effect("dispatch.start"):
-        return orchestrator.start(_FLOW, CADENCES[_FLOW].name, {"seconds": int(seconds)}, key=key)
+        return orchestrator.start(_FLOW, deployed, {"seconds": int(seconds)}, key=key)

@@ -127,6 +127,15 @@ def test_a_worker_is_not_there_once_nothing_starts_it_any_more(engine: sa.Engine
     assert not may_rest(engine)
 
 
+@pytest.mark.usefixtures("at")
+def test_no_run_is_requested_while_its_deployment_is_paused(waiting: sa.Engine, server: PrefectDouble) -> None:
+    server.paused.add("dispatch-jobs/every-5-minutes")
+    assert start_dispatch(waiting, Orchestrator(server.url)) is None
+    assert server.runs == {}
+    server.paused.clear()
+    assert start_dispatch(waiting, Orchestrator(server.url)) == "run-0"
+
+
 def test_a_worker_records_itself_while_it_claims_jobs(world: World, tmp_path: Path) -> None:
     engine, seen = world.workspace.engine, list[bool]()
     assert not is_there(engine)
