@@ -181,14 +181,19 @@ def told(scene: Scene) -> list[tuple[str, str]]:
         return [(row.scope, row.title.rpartition(" ")[2]) for row in rows]
 
 
-@pytest.mark.long("two runs of Prefect's command")
-def test_each_rollout_to_a_cluster_gives_the_pool_its_image(client: SyncPrefectClient, tmp_path: Path) -> None:
-    given = os.environ | {"PREFECT_API_URL": str(client.api_url)}
-    for image in ("reelkeeper:6", "reelkeeper:7"):
+@pytest.mark.long("runs of Prefect's command")
+def test_each_rollout_to_a_cluster_gives_the_pool_its_image_and_keeps_its_limit_and_pause(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = os.environ | {"PREFECT_API_URL": str(client.api_url), "PATH": path}
+    steps = "\n".join(line for line in MIGRATE["args"][-1].splitlines() if "work-pool" in line)
+    steps = steps.replace("/tmp", str(tmp_path))  # noqa: S108  the pod's
+    for image, limit in (("reelkeeper:6", None), ("reelkeeper:7", 50)):
         (tmp_path / "transcode.json").write_text(json.dumps(template(image)))
-        (line,) = (line for line in MIGRATE["args"][-1].splitlines() if line.startswith("prefect") and "encode" in line)
-        words = line.replace("/tmp", str(tmp_path)).split()[1:]  # noqa: S108  the pod's
-        subprocess.run([sys.executable, "-m", "prefect", *words], env=given, check=True, timeout=120)
+        subprocess.run(["/bin/sh", "-ec", steps], env=given, check=True, timeout=120)
         pool = client.read_work_pool("encode")
         assert pool.type == "kubernetes"
         assert pool.base_job_template["variables"]["properties"]["image"]["default"] == image
+        assert (pool.concurrency_limit, pool.is_paused) == (limit, limit is not None)
+        client.update_work_pool("encode", WorkPoolUpdate(concurrency_limit=50, is_paused=True))
