@@ -20,7 +20,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from deployments.pools import RENAMED
+from deployments.pools import PAGE, RENAMED
+from reelkeeper.adapters.orchestrator import name_at_prefect
 from reelkeeper.errors import DiskFull, IdentityMismatch, ReelkeeperError, SchemaError, ToolMissing
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import machine
@@ -143,13 +144,14 @@ class Machine:
 
 def note_deployed(client: SyncPrefectClient, engine: Engine) -> None:
     """Record which of our flows are deployed at this server: the watchdog and `status` await no others."""
-    deployments = client.request("POST", "/deployments/filter", json={"limit": 200}).json()
+    # guard machines.deployed: on a server with many deployments of others, flows of ours fall silent unnoticed
+    ours = {"flows": {"name": {"any_": [name_at_prefect(flow) for flow in CADENCES]}}, "limit": PAGE}
+    deployments = client.request("POST", "/deployments/filter", json=ours).json()
     if ids := sorted({deployment["flow_id"] for deployment in deployments}):
-        body = {"flows": {"id": {"any_": ids}}, "limit": 200}
+        body = {"flows": {"id": {"any_": ids}}, "limit": PAGE}
         names = {flow["name"].replace("-", "_") for flow in client.request("POST", "/flows/filter", json=body).json()}
-        if ours := names & CADENCES.keys():
-            with transaction(engine, "deployed.note") as session:
-                deployment.set_deployed(session, ours)
+        with transaction(engine, "deployed.note") as session:
+            deployment.set_deployed(session, names)
 
 
 def _tell(engine: Engine, name: str, code: str, problem: str) -> None:

@@ -19,7 +19,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.states import AwaitingRetry
 
-from deployments import automations
+from deployments import automations, machine
 from deployments.bootstrap import BLOCK, bootstrap
 from deployments.deploy import cancel_live
 from deployments.pools import POOLS
@@ -27,6 +27,8 @@ from reelkeeper.errors import Misconfigured
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
+from reelkeeper.store.core.deployment import deployed
+from reelkeeper.store.core.engine import reading
 from tests.reading import as_read
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +76,17 @@ def test_missing_parts_are_created_and_a_second_run_changes_nothing(
     assert ours(client) == made
     assert kept(client) == block
     assert len(tokens.listed(sqlite_engine)) == 1
+
+
+def test_our_deployments_are_found_among_pages_of_others(
+    client: SyncPrefectClient, sqlite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "PAGE", 3)
+    for flow, name in (("sync-catalog", "hourly"), ("tier-storage", "daily"), ("of-others", "a1"), ("of-others", "a2")):
+        client.create_deployment(client.create_flow_from_name(flow), name)
+    machine.note_deployed(client, sqlite_engine)
+    with reading(sqlite_engine) as session:
+        assert deployed(session) == {"sync_catalog", "tier_storage"}
 
 
 def test_the_block_hides_its_token_unless_secrets_are_requested(
