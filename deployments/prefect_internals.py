@@ -58,6 +58,7 @@ USED: Final = {  # module:name, with its parameters; without parentheses, an att
     "prefect.workers.base:BaseWorker._sync_and_initialize(self)": "a worker ends if its server is down at its start",
     "prefect.workers.base:BaseWorker._get_scheduled_flow_runs(self)": "after an outage, every missed run is run",
     "prefect.workers.base:BaseWorker._has_successfully_synced": "a pool that is created later is not found",
+    "prefect.workers.base:BaseWorker._last_polled_time": "workers are restarted while their server is away",
     "prefect.workers.base:BaseWorker._submitting_flow_run_ids": "a draining worker may end while its next run starts",
     "prefect.workers.process:ProcessWorker.run(self, flow_run, configuration, task_status)": (
         "a draining worker does not know its runs"

@@ -1,13 +1,17 @@
-"""Of several missed runs, the worker runs only the latest."""
+"""Of several missed runs, the worker runs only the latest; it is well while its server or its store is away."""
 
+import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import httpx
+import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from deployments.pools import superseded
-from deployments.worker import running_beside
+from deployments.worker import Worker, running_beside
+from reelkeeper.errors import Unavailable
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DEPLOYMENT = uuid4()
@@ -51,3 +55,21 @@ def test_background_services_end_in_order_with_the_worker() -> None:
     with running_beside(act) as stop:
         assert not stop.is_set()
     assert said == ["begun", "ended"]
+
+
+@pytest.mark.parametrize("away", [httpx.ConnectError("refused"), Unavailable("no store"), None], ids=repr)
+def test_a_worker_that_asks_in_vain_or_drains_is_not_restarted(
+    away: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker("main", 1)
+    worker.is_draining = away is None
+    worker._has_successfully_synced = True
+    worker._last_polled_time -= timedelta(hours=1)
+    assert not worker.is_worker_still_polling(7)
+
+    async def ask() -> None:
+        raise away or AssertionError
+
+    monkeypatch.setattr(worker, "_get_scheduled_flow_runs", ask)
+    assert asyncio.run(worker.get_and_submit_flow_runs()) == []
+    assert worker.is_worker_still_polling(7)
