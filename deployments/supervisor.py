@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from reelkeeper import disk
 from reelkeeper.adapters.parent import before_exec
 from reelkeeper.disk import make_folder
 
@@ -141,7 +142,9 @@ def _wait(part: Part, seconds: float, hurried: Callable[[], bool]) -> None:
 
 
 def _rotate(log: Path) -> None:
-    """Copy a log aside and truncate it. Its writer appends, so it continues at the new end."""
-    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+    """Copy a log aside and truncate it, once there is room for it. Its writer appends: it continues at the new end."""
+    size_bytes = log.stat().st_size if log.exists() else 0
+    # guard up.room_for_logs: `up` ends with all its parts, as its disk is full, and does not go on once it has room
+    if size_bytes > MAX_LOG_BYTES and disk.look(log).free_bytes > size_bytes:
         shutil.copyfile(log, log.with_name(log.name + ".1"))
         os.truncate(log, 0)

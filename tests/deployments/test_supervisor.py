@@ -18,6 +18,7 @@ from deployments import supervisor
 from deployments.supervisor import Part, Supervisor
 from deployments.up import _Last, _ports, alone
 from reelkeeper.errors import LeaseLost, Misconfigured
+from tests.disks import fill, small_disk
 from tests.reading import as_read
 
 FOREVER = "import time\nwhile True: time.sleep(1)"
@@ -181,3 +182,22 @@ def test_one_state_folder_has_one_up(tmp_path: Path) -> None:
         pass
     with alone(tmp_path):
         pass
+
+
+def test_a_full_disk_without_room_for_an_older_log_ends_nothing(
+    kept: Supervisor, part: Callable[..., Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "MAX_LOG_BYTES", 1_000)
+    server = part(FOREVER)
+    kept.start(server)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        server.log = disk / "server.log"
+        server.log.write_bytes(b"a line\n" * 50_000)
+        filler = fill(disk)
+        kept.look()
+        assert server.log.stat().st_size > 1_000
+        assert server.is_alive
+        filler.unlink()
+        kept.look()
+        assert server.log.stat().st_size == 0
+        assert server.log.with_name("server.log.1").stat().st_size == 350_000
