@@ -95,7 +95,7 @@ with warnings.catch_warnings():
 
         async def get_and_submit_flow_runs(self) -> list[FlowRun]:
             """Start due runs, unless it drains. An unreachable server is queried again, without a time limit."""
-            # guard outages.healthy: a worker is restarted, and its runs with it, since Prefect's server or store is away
+            # guard outages.healthy: a worker is restarted, with its runs, since Prefect's server or the store is away
             self._last_polled_time = datetime.now(UTC)  # of its health check: that it asks, with whatever answer
             self._turn += 1
             if self.is_draining or self._turn % _TURNS.get(self._work_pool_name, 1):

@@ -20,13 +20,14 @@ from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
 from reelkeeper.adapters.providers.inputs import (
     aspect_ratio,
     marked_url,
     options_of,
+    parts_of,
     seconds_of,
     seed_of,
     with_parameters,
@@ -247,7 +248,7 @@ def _billed(event: dict[str, Any], seed: str | None) -> VendorJob:
 
 def job_path(model: str, request_id: str, response_url: object = None) -> str:
     """Return the path of a request, from the answer or from its model; the URLs of all later calls begin with it."""
-    path = urlsplit(response_url).path.strip("/") if isinstance(response_url, str) else ""
+    path = parts_of(response_url).path.strip("/")
     if _JOB.fullmatch(path) and path.endswith(f"/{request_id}"):
         return path
     parts = model.split("/")

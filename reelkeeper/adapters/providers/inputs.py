@@ -4,7 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
 
 from reelkeeper.errors import GenerationRefused
 
@@ -70,5 +70,14 @@ def code_of(key: str, secret: str) -> str:
 
 def key_of(url: object) -> str | None:
     """Read the key from such a URL; None if it has none."""
-    found = parse_qs(urlsplit(url).query).get(KEY) if isinstance(url, str) else None
+    found = parse_qs(parts_of(url).query).get(KEY)
     return found[0] if found else None
+
+
+def parts_of(url: object) -> SplitResult:
+    """Split a URL of a provider's answer; all parts are empty where it is none."""
+    try:
+        return urlsplit(url if isinstance(url, str) else "")
+    # guard provider.odd_url: the id of a paid job is lost, as a URL beside it is malformed
+    except ValueError:
+        return urlsplit("")

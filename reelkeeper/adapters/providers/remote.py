@@ -37,6 +37,7 @@ from reelkeeper.errors import (
 )
 from reelkeeper.failpoints import effect
 from reelkeeper.model import MediaLimits
+from reelkeeper.model.alerts import one_line
 
 _TICK_SECONDS = 1.0  # between two progress reports to the log
 _FETCHES = 3  # attempts to fetch a video, each after another look at its job, before it counts as lost
@@ -246,4 +247,6 @@ def _note_paid(standing: Standing, log: Log) -> None:
 def _address(standing: Standing) -> str:
     """Return where the video is, for a person to read."""
     # guard provider.unsigned_address: a reader of an error or an alert can fetch the video by its signed address
-    return (standing.video_url or "").partition("?")[0]
+    address = (standing.video_url or "").partition("?")[0]
+    # guard provider.stored_address: a paid video is given up, as the store refuses an error with half a surrogate
+    return one_line(address)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
 from reelkeeper.adapters.providers.inputs import (
@@ -23,6 +23,7 @@ from reelkeeper.adapters.providers.inputs import (
     key_of,
     marked_url,
     options_of,
+    parts_of,
     seconds_of,
     with_parameters,
 )
@@ -169,7 +170,7 @@ class ReplicateProvider(OverHttp):
             following = page.fields.get("next")
             if not isinstance(following, str) or (since and any(_is_before(entry, since) for entry in predictions)):
                 return
-            parts = urlsplit(following)  # always our host, whatever the answer says
+            parts = parts_of(following)  # always our host, whatever the answer says
             path = f"{parts.path}?{parts.query}"
         raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
 

@@ -160,7 +160,11 @@ class Transport:
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
         """Store a video. Raises GenerationLost if it no longer exists, ResultUnreadable if it was not received."""
-        url = urljoin(f"{self.url}/", video_url)
+        try:
+            url = urljoin(f"{self.url}/", video_url)
+        # guard provider.no_address: a paid video is given up within minutes, since its address is malformed
+        except ValueError:
+            raise ResultUnreadable("the video is at no valid URL") from None
         is_same_host = urlsplit(url)[:2] == urlsplit(self.url)[:2]
         # guard provider.hosts: a forged answer makes us download a video from any host
         if not is_same_host and not self._is_listed(url):
@@ -208,7 +212,8 @@ class Transport:
             text = public.read(answer, _MAX_ANSWER)
             try:
                 return Answer(answer.status_code, answer.headers, json.loads(text))
-            except ValueError:
+            # guard provider.nested: an answer that is nested too deeply ends the job, although it may be made and paid
+            except (ValueError, RecursionError):
                 return Answer(answer.status_code, answer.headers, None)
 
     @contextmanager

@@ -171,7 +171,11 @@ def test_how_a_job_ends_says_what_to_do_next(vendor: Vendor, make: Make) -> None
         make(Notes())
 
 
-@pytest.mark.parametrize("answer", [(502, None), (500, b"<html>"), (200, {"id": "p1", "status": "a new word"})])
+@pytest.mark.parametrize(
+    "answer",
+    [(502, None), (500, b"<html>"), (200, {"id": "p1", "status": "a new word"}), (200, b"[" * 100_000)],
+    ids=["no answer", "a page", "a new word", "nested too deeply"],
+)
 def test_a_fault_on_the_way_to_an_answer_says_nothing_about_the_job(vendor: Vendor, make: Make, answer: Next) -> None:
     vendor.reads, notes = [answer] * 3, Notes()
     assert make(notes).path.exists()

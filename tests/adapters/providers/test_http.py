@@ -18,6 +18,7 @@ from reelkeeper.errors import (
     GenerationUnknown,
     ProviderBusy,
     ProviderFull,
+    ResultUnreadable,
 )
 from tests.adapters.providers.notes import ORDER, Notes
 from tests.doubles.provider import LOST, TOKEN, Next, ProviderDouble
@@ -53,7 +54,12 @@ def test_a_video_is_made_and_fetched_with_its_cost(double: ProviderDouble, make:
 
 
 @pytest.mark.parametrize(
-    "answer", [LOST, *((status, None) for status in (408, 409, 500, 503, 504)), (200, {"no": "name"}), (302, "/else")]
+    "answer",
+    [
+        *(LOST, (200, {"no": "name"}), (200, b"[" * 100_000), (302, "/else")),
+        *((status, None) for status in (408, 409, 500, 503, 504)),
+    ],
+    ids=lambda answer: str(answer)[:20],
 )
 def test_a_lost_answer_is_looked_up_and_nothing_is_sent_again(
     double: ProviderDouble, make: Callable[..., Made], answer: Next
@@ -278,6 +284,16 @@ def test_a_video_is_fetched_from_listed_hosts_alone(double: ProviderDouble, tmp_
         assert store.connections == 0
         made = other(HttpProvider, double, hosts=("0.0.1",)).make(ORDER, tmp_path / "made.mp4", Notes())
         assert made.path.read_bytes() == b"elsewhere"
+
+
+@pytest.mark.parametrize("address", ["https://[video", "https://127.0.0.1:1/\ud800\0.mp4"], ids=ascii)
+def test_a_video_at_no_address_is_asked_after_again_and_the_store_takes_its_error(
+    double: ProviderDouble, make: Callable[..., Made], address: str
+) -> None:
+    double.ends_as |= {"video_url": address}
+    with pytest.raises(ResultUnreadable) as unread:
+        make(ORDER, Notes())
+    assert "\0" not in str(unread.value).encode().decode()
 
 
 def test_a_provider_that_is_not_reached_is_tried_again(tmp_path: Path) -> None:

@@ -117,6 +117,13 @@ def test_a_request_of_fals_without_our_seed_is_in_doubt_and_not_absent(fal: FalD
         provider.find(order)
 
 
+def test_a_request_of_fals_is_named_whatever_address_its_answer_has(fal: FalDouble) -> None:
+    named = "9f8c2a51-0000-4000-8000-000000000001"
+    fal.queue = [(200, {"status": "IN_QUEUE", "request_id": named, "response_url": "https://[queue.fal.run"})]
+    provider = FalProvider(TOKEN, url=fal.url, **HOW)
+    assert provider.submit(Submission("j1-1", asked("fal-ai/veo3.1"))) == f"fal-ai/veo3.1/requests/{named}"
+
+
 def test_fals_list_is_read_from_before_the_job_as_clocks_differ(
     fal: FalDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +209,15 @@ def test_replicates_list_is_read_back_to_the_jobs_beginning_and_no_further(repli
     before = replicate.connections
     assert provider.find(later) is None
     assert replicate.connections - before == 1
+
+
+def test_among_predictions_with_odd_webhooks_the_own_one_is_found(replicate: ReplicateDouble) -> None:
+    provider = ReplicateProvider(TOKEN, url=replicate.url, webhook_url=HOOK, **HOW)
+    ours, others = (provider.submit(Submission(key, asked("wan-video/wan-2.7"))) for key in ("j1-1", "j2-1"))
+    replicate.jobs[others]["webhook"] = "https://[hooks"
+    found = provider.find(asked("wan-video/wan-2.7")._replace(provider_key="j1-1"))
+    assert found is not None
+    assert found.id == ours
 
 
 def test_a_list_of_replicates_without_webhooks_leaves_the_job_in_doubt(
