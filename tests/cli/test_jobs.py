@@ -1,5 +1,6 @@
 """`jobs`: a dead job shows its error, and can be queued again."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -44,3 +45,12 @@ def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., An
 def test_a_job_that_waits_is_cancelled_and_one_at_work_is_asked_to_stop(jobs: Run, ask: Callable[..., Any]) -> None:
     assert ask("jobs", "cancel", "waits", "runs") == {"waits": "cancelled", "runs": "running"}
     assert as_read(jobs("jobs", "cancel", "runs").stdout) == snapshot("runs: asked to stop.")
+
+
+def test_one_of_several_jobs_stops_no_other_and_is_named(jobs: Run, ask: Callable[..., Any]) -> None:
+    told = jobs("jobs", "retry", "none", "dead", "waits", "dead", "--json", exit_code=6)
+    assert json.loads(told.stdout) == {"redriven": ["dead"]}
+    assert all(f"{job_id}: " in told.stderr for job_id in ("none", "waits"))
+    told = jobs("jobs", "cancel", "none", "dead", "--json", exit_code=6)
+    assert json.loads(told.stdout) == {"dead": "cancelled"}
+    assert ask("queue")["counts"]["queued"] == 1

@@ -1,19 +1,21 @@
 """`queue`: show waiting, running and dead jobs, and explain a job's place; `jobs`: try dead ones again, or cancel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import Cell, dollars, emit, listing, respond, say, table
 from reelkeeper.cli.words import AsJson, Limit, who
+from reelkeeper.errors import NotFound, PartialFailure, Refused
 
 if TYPE_CHECKING:
     from reelkeeper.operations import JobLine
     from reelkeeper.operations.jobs.queue import Explained, Listed
 
+Done = TypeVar("Done")
 group = typer.Typer(help="Try dead jobs again, and cancel jobs.", no_args_is_help=True)
 Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Explain this job's place in the queue.")]
 Dead = Annotated[bool, typer.Option("--dead", help="Only jobs that failed for good, latest first, with their errors.")]
@@ -139,31 +141,53 @@ def retry(
 ) -> None:
     """Queue dead jobs again, with their credits held and bytes reserved again; look parked ones up now.
 
-    What a provider has made is fetched again, and not paid for again, unless --buy-again says so.
+    What a provider has made is fetched again, and not paid for again, unless --buy-again says so. Exit code 6 if some
+    of several could not be queued, with the reasons.
     """
     from reelkeeper.operations.jobs.claim import redrive as operation
 
     if buy_again and not yes:
         typer.confirm(f"Pay for another video of {', '.join(jobs)}?", abort=True, err=True)
     with store() as engine:
-        for job_id in jobs:
-            operation(engine, job_id, author=who(), buy_again=buy_again)
-    respond(f"{', '.join(jobs)}: queued again.", {"redriven": jobs}, as_json=as_json)
+        done, failed = _each(jobs, lambda job_id: operation(engine, job_id, author=who(), buy_again=buy_again))
+    respond(f"{', '.join(done) or 'None'}: queued again.", {"redriven": [*done]}, as_json=as_json)
+    _require_none(failed)
 
 
 @group.command()
 def cancel(jobs: Named, as_json: AsJson = False) -> None:
     """Cancel waiting jobs, and ask running ones and those at a provider to stop; their held credits are released.
 
-    A running one that another request has joined goes on, and is charged to that.
+    A running one that another request has joined goes on, and is charged to that. Exit code 6 if some of several could
+    not be cancelled, with the reasons.
     """
     from reelkeeper.model.jobs import IN_FLIGHT
     from reelkeeper.operations.jobs.settle import cancel as operation
 
     with store() as engine:
-        states = {job_id: operation(engine, job_id, run_id=who()) for job_id in jobs}
+        states, failed = _each(jobs, lambda job_id: operation(engine, job_id, run_id=who()))
     if as_json:
         emit(states)
     else:
         for job_id, state in states.items():
             say(f"{job_id}: {'asked to stop' if state in IN_FLIGHT else state}.")
+    _require_none(failed)
+
+
+def _each(jobs: Sequence[str], act: Callable[[str], Done]) -> tuple[dict[str, Done], dict[str, str]]:
+    """Do something with each of several jobs; return what was done, and why not with the others."""
+    done, failed = dict[str, Done](), dict[str, str]()
+    for job_id in dict.fromkeys(jobs):
+        try:
+            done[job_id] = act(job_id)
+        # guard claims.each_named: one job that is not dead keeps those named after it from being queued or cancelled
+        except (NotFound, Refused) as error:
+            if len(jobs) == 1:
+                raise
+            failed[job_id] = str(error)
+    return done, failed
+
+
+def _require_none(failed: Mapping[str, str]) -> None:
+    if failed:
+        raise PartialFailure("; ".join(f"{job_id}: {why}" for job_id, why in failed.items()))
