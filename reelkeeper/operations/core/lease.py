@@ -20,6 +20,7 @@ from uuid import uuid4
 from reelkeeper.errors import LeaseLost, LeaseUnrenewed
 from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.core import leases
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 
 HEARTBEAT_SECONDS = 15.0
@@ -112,7 +113,8 @@ class LeaseManager:
         with self._lock:
             for lease in taken:
                 self._renewed.pop(lease, None)
-        leases.release(self._engine, taken)
+        # guard outages.release: a run that is done fails, and is repeated, as PostgreSQL restarts at its very end
+        safe_to_repeat(leases.release)(self._engine, taken)
 
     def _beat(self) -> None:
         pause = self._heartbeat_seconds

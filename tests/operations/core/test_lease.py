@@ -44,6 +44,27 @@ def test_leases_are_renewed_while_working_and_released_at_the_end(sqlite_engine:
         assert len(other.take(["a"])) == 1
 
 
+def test_a_run_that_is_done_ends_well_although_its_session_ends_as_it_gives_its_lease_back(
+    postgresql_engine: sa.Engine,
+) -> None:
+    outside = sa.create_engine(postgresql_engine.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    ended = list[str]()
+
+    def end_it(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        if not ended:
+            ended.append(statement)
+            pid = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's
+            with outside.connect() as other:
+                other.execute(sa.select(sa.func.pg_terminate_backend(pid, 5_000)))
+
+    with LeaseManager(postgresql_engine) as manager:
+        assert manager.take(["a"])
+        sa.event.listen(postgresql_engine, "after_cursor_execute", end_it)
+    assert ended[0].startswith("UPDATE leases")
+    with LeaseManager(postgresql_engine) as other:
+        assert other.take(["a"])
+
+
 def test_a_lease_taken_over_is_noticed_at_the_next_heartbeat(sqlite_engine: sa.Engine) -> None:
     with LeaseManager(sqlite_engine, heartbeat_seconds=0.05) as manager:
         (lease,) = manager.take(["a"])
