@@ -37,9 +37,9 @@ def moment(text: str | None) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter beyond the years 1 and 9999, in UTC
         raise typer.BadParameter(f"{text!r} is not a time; write e.g. 2026-11-24 or 2026-11-24T06:00:00Z") from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def text_of(file: Path) -> str:

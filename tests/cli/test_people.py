@@ -1,5 +1,6 @@
 """`hold`, `freeze`, `thaw`, `restore`: they take effect at once, and are in the audit."""
 
+import json
 import re
 import sqlite3
 from collections.abc import Callable
@@ -174,6 +175,12 @@ Changes frozen since <at> by <person>: something is odd. When the cause is resol
     )
     assert as_read(reelkeeper("thaw").stdout) == snapshot("Nothing was frozen.")
     reelkeeper(*add)
+
+
+@pytest.mark.parametrize("until", ["0001-01-01T00:00+05:00", "9999-12-31T23:59-05:00"])
+def test_a_time_that_is_in_no_calendar_of_utc_is_a_wrong_argument(reelkeeper: Run, one_video: str, until: str) -> None:
+    reelkeeper("hold", "--video", one_video, "--reason", "a case", "--until", until, exit_code=2)
+    assert json.loads(reelkeeper("hold", "--list", "--json").stdout) == []
 
 
 def test_a_restore_of_a_mistyped_id_does_not_say_that_bytes_are_purged(reelkeeper: Run, one_video: str) -> None:

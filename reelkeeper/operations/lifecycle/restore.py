@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from reelkeeper.adapters.s3.keys import blob_key
-from reelkeeper.errors import IntegrityDoubt, NotFound, StorageError
+from reelkeeper.errors import InputRefused, IntegrityDoubt, NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.alerts.events import record
@@ -32,6 +33,8 @@ from reelkeeper.store.lifecycle.restorable import Restorable
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent, announce
+
+MAX_HOLD_DAYS: Final = 36_500  # a hold without an end is a person's: `reelkeeper hold`
 
 
 def find_restorable(
@@ -92,8 +95,11 @@ def restore(
     """Restore those of `batch` whose bytes are stored as recorded, in one transaction except for swaps in place.
 
     Those are undone one by one, using the folder `scratch`; None: the system's folder for temporary files. Raises
-    StoreBehind before any change.
+    InputRefused or StoreBehind before any change.
     """
+    # guard restore.days: a swap is undone whose hold has no end in the calendar, and the video is stuck for ever
+    if hold_days > MAX_HOLD_DAYS:
+        raise InputRefused(f"{hold_days:,} days are more than {MAX_HOLD_DAYS:,}; nothing was restored: place a hold")
     # guard restore.announced: another copy of the store purges a video while, or after, this one restores it
     epochs.begin_restore(workspace, [blob.video_id for blob in batch])
     by, folder = Restorer(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())

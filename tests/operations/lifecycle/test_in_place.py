@@ -14,7 +14,7 @@ from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import replace as replacing
 from reelkeeper.adapters.s3.transport import LOCKED
-from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotPlayable, StorageError
+from reelkeeper.errors import Frozen, InputRefused, IntegrityDoubt, LeaseLost, NotPlayable, StorageError
 from reelkeeper.model import Action, BlobState, Grace, Outcome, Transcode, Verdict, Video, VideoState
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.workspace import Workspace
@@ -320,6 +320,13 @@ def test_an_upload_is_noticed_while_a_swap_in_place_is_open(linked: Linked, at_f
     change(linked.world, operations, sent_at=None)
     assert [outcome.action for outcome in linked.settle()] == ["failed"]
     assert linked.shows() == NEWER
+
+
+def test_days_beyond_the_calendar_are_refused_before_a_swap_is_undone(linked: Linked) -> None:
+    linked.swap()
+    with pytest.raises(InputRefused):
+        linked.restore(hold_days=3_000_000)
+    assert linked.restore().action == "restored"
 
 
 @pytest.mark.long
