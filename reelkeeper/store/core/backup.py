@@ -144,12 +144,13 @@ def restore(url: str, source: Path) -> None:
     """Fill the empty store at `url` from a backup of the same kind of database, and freeze it.
 
     Checks the checksum, the schema, references and the audit chain before the store is touched (SQLite) or before the
-    transaction commits (PostgreSQL). Raises IntegrityDoubt, SchemaError, Refused when the store holds anything, or
-    Unavailable while it is locked.
+    transaction commits (PostgreSQL). Raises IntegrityDoubt, SchemaError, Refused when the store holds anything or the
+    backup is of the other kind, or Unavailable while it is locked.
     """
     verify_checksum(source)
     engine = open_engine(url)
     try:
+        _require_kind(engine, source)
         with reading(engine) as session:
             require_empty(session, url)
         upgrade(engine)
@@ -168,6 +169,16 @@ def restore(url: str, source: Path) -> None:
                 _check_and_freeze(session, source)
     finally:
         engine.dispose()
+
+
+def _require_kind(engine: sa.Engine, source: Path) -> None:
+    kind = "postgresql" if zipfile.is_zipfile(source) else "sqlite"
+    # guard backups.kind: after a move, yesterday's backup ends a restore in an error that does not say what to do
+    if kind != engine.dialect.name:
+        raise Refused(
+            f"{source.name} is of a store on {kind}, and REELKEEPER_DATABASE_URL names one on {engine.dialect.name}; "
+            f"nothing was changed. Restore it into an empty one on {kind}; then reelkeeper db adopt, and db move"
+        )
 
 
 def require_empty(session: Session, url: str) -> None:

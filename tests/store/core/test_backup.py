@@ -86,6 +86,17 @@ def test_a_changed_backup_is_refused_before_anything_is_made(engine: sa.Engine, 
     untouched.dispose()
 
 
+def test_a_backup_of_the_other_database_is_refused_before_anything_is_made(
+    engine: sa.Engine, empty_url: Callable[[str], str], tmp_path: Path
+) -> None:
+    other = empty_url("postgresql" if engine.dialect.name == "sqlite" else "sqlite")
+    with pytest.raises(Refused):
+        restore(other, backup(engine, tmp_path / "saved"))
+    untouched = sa.create_engine(other)
+    assert sa.inspect(untouched).get_table_names() == []
+    untouched.dispose()
+
+
 def test_a_store_that_holds_anything_is_not_overwritten(engine: sa.Engine, tmp_path: Path) -> None:
     fill(engine)
     before = contents(engine)
