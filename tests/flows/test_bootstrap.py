@@ -86,7 +86,7 @@ def test_our_deployments_are_found_among_pages_of_others(
         client.create_deployment(client.create_flow_from_name(flow), name)
     machine.note_deployed(client, sqlite_engine)
     with reading(sqlite_engine) as session:
-        assert deployed(session) == {"sync_catalog", "tier_storage"}
+        assert deployed(session) == frozenset({"sync_catalog", "tier_storage"})
 
 
 def test_the_block_hides_its_token_unless_secrets_are_requested(

@@ -71,7 +71,7 @@ def test_the_deployment_of_prefect_yaml_is_found_and_run(
             assert run.parameters == {"dry_run": False, "seconds": 240}
             assert run.state is not None
             assert run.state.is_scheduled()
-            client.pause_deployment(deployment_id)
+            client.pause_deployment(str(deployment_id))
             assert orchestrator.is_paused("dispatch_jobs", str(declared.name))
             assert started(sqlite_engine, orchestrator) is None
         finally:
