@@ -75,7 +75,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The result of a complete decode: the number of video frames, and their actual duration."""
+    """The result of a complete decode: the number of video frames, and their actual duration, from the first one on."""
 
     frames: int
     duration_seconds: float
@@ -97,13 +97,14 @@ def decode(path: Path, media: Media | None = None, limits: MediaLimits | None = 
 
 def _decoded(log: str, cpu_seconds: float) -> Decoded:
     """Parse ffmpeg's framecrc format: `#tb 0: 1/1000`, then `stream, dts, pts, duration, size, crc` for each frame."""
-    tick = end = 0.0
-    frames = 0
+    tick, frames = 0.0, list[tuple[int, int]]()  # of each frame, when it begins and ends
     for line in log.splitlines():
         if line.startswith("#tb 0: "):
             tick = float(Fraction(line[7:]))
         elif not line.startswith("#"):
             stream, _, start, lasts, *_ = (part.strip() for part in line.split(","))
             if stream == "0":
-                frames, end = frames + 1, max(end, (int(start) + int(lasts)) * tick)
-    return Decoded(frames, end, cpu_seconds)
+                frames.append((int(start), int(start) + int(lasts)))
+    # guard publish.late_picture: a video whose picture begins after its sound is never stored: it seems too long
+    begins = min((start for start, _ in frames), default=0)
+    return Decoded(len(frames), (max((end for _, end in frames), default=0) - begins) * tick, cpu_seconds)

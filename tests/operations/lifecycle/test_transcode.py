@@ -255,6 +255,18 @@ def test_an_object_stored_as_announced_passes(result: Transcode) -> None:
     verify_stored(Path(result.path), announced(result))
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_picture_that_begins_after_its_sound_is_stored_as_announced(
+    source: Path, tmp_path: Path, suffix: str
+) -> None:
+    maps = ("-map", "0:v", "-map", "1:a", "-c", "copy")
+    late = tool("-itsoffset", "0.7", "-i", str(source), "-i", str(source), *maps, str(tmp_path / f"late.{suffix}"))
+    assert ffmpeg.inspect(late).start_seconds == pytest.approx(0.7, abs=0.001)
+    outcome = shrink(late, tmp_path)
+    assert isinstance(outcome, Transcode), outcome
+    verify_stored(Path(outcome.path), announced(outcome))
+
+
 @pytest.mark.parametrize("percent", range(1, 100, 5))
 def test_a_truncated_object_is_refused(result: Transcode, tmp_path: Path, percent: int) -> None:
     data, broken = Path(result.path).read_bytes(), tmp_path / "broken.mp4"
