@@ -15,7 +15,7 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters.s3 import replace as replacing
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import Frozen, InputRefused, IntegrityDoubt, LeaseLost, NotPlayable, StorageError
-from reelkeeper.model import Action, BlobState, Grace, Outcome, Transcode, Verdict, Video, VideoState
+from reelkeeper.model import Action, BlobState, Grace, Outcome, Refusal, Transcode, Verdict, Video, VideoState
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plans, purge
@@ -49,6 +49,7 @@ from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
 from tests.operations.changes import change, sync_once
 from tests.operations.conftest import AtFailpoint
+from tests.shrinking import shrink
 from tests.swapping import Shrinker, shrinker, swap
 
 SERVED: dict[str, Any] = {
@@ -630,6 +631,23 @@ def test_only_h264_in_mp4_is_put_over(linked: Linked, make_clip: MakeClip, optio
     with reading(linked.workspace.engine) as session:
         assert session.execute(sa.select(videos.c.refused_recipe).where(videos.c.id == "v1")).scalar() == "not_in_place"
     assert linked.shows() == linked.original
+
+
+@pytest.mark.parametrize("broken", ["cut", "no video"])
+def test_what_is_no_video_at_the_services_key_is_refused_for_good(linked: Linked, tmp_path: Path, broken: str) -> None:
+    data = linked.original[: len(linked.original) // 2] if broken == "cut" else b"<html>an error page</html>"
+    (clip := tmp_path / "broken.mp4").write_bytes(data)
+    linked.put(data)
+    found = linked.workspace.bucket.head(linked.key)
+    assert found
+    stored = {"etag": found.etag, "size_bytes": found.size_bytes, "stored_at": found.last_modified}
+    change(linked.world, blobs, **stored, sha256=hashlib.sha256(data).hexdigest())
+    assert isinstance(refusal := shrink(clip, tmp_path), Refusal)
+    assert linked.swap(shrink).action == "refused"
+    with reading(linked.workspace.engine) as session:
+        known = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_reason)).one()
+    assert tuple(known) == (refusal.recipe, refusal.reason)
+    assert linked.shows() == data
 
 
 @pytest.mark.long
