@@ -39,6 +39,7 @@ from reelkeeper.adapters.s3.transport import (
     ATTEMPTS,
     OUTLAST_RESTART,
     Patience,
+    as_stored,
     date_of,
     is_refusal,
     only_read,
@@ -196,7 +197,7 @@ class Bucket:
         condition: Any = {} if etag is None else {"IfMatch": f'"{etag}"'}
         with translate_errors(f"HEAD {key}"):
             answer: Headers = self._client.head_object(Bucket=self.name, Key=self.check(key), **condition)
-        return {name: answer[name] for name in _KEPT_HEADERS if answer.get(name)}
+        return {name: as_stored(answer[name]) for name in _KEPT_HEADERS if answer.get(name)}
 
     def put_once(
         self, key: str, path: Path, content_type: str, headers: Headers = MappingProxyType({})

@@ -24,7 +24,7 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.exceptions import ConnectionError as HTTPConnectionError
-from botocore.handlers import add_expect_header
+from botocore.handlers import add_expect_header, validate_ascii_metadata
 
 from reelkeeper.adapters.http_clients import is_loopback
 from reelkeeper.errors import ObjectChanged, ObjectLocked, ObjectMissing, OnTrial, StorageError
@@ -90,6 +90,8 @@ def open_client(
     client.meta.events.register_first("needs-retry.s3", again)
     # Cloudflare answers no `Expect: 100-continue`, so botocore would wait a second before each body.
     client.meta.events.unregister("before-call.s3", add_expect_header)
+    # A result keeps its source's metadata, which other programs may have written in UTF-8.
+    client.meta.events.unregister("before-parameter-build.s3.PutObject", validate_ascii_metadata)
     return client
 
 
@@ -167,6 +169,17 @@ def is_refusal(error: BaseException | None) -> bool:
 
 
 REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Unauthorized"})
+
+
+def as_stored(header: Any) -> Any:  # noqa: ANN401  a text, or metadata by name
+    """Return a header's text as it is stored: botocore sends UTF-8, but takes what it receives for Latin-1."""
+    if not isinstance(header, str):
+        return {name: as_stored(text) for name, text in header.items()}
+    try:
+        # guard bucket.headers_beyond_ascii: a download of a compressed video gets a garbled file name
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 def date_of(metadata: "ResponseMetadataTypeDef") -> datetime | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from botocore.handlers import validate_ascii_metadata
 from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import replace as replacing
@@ -214,6 +215,22 @@ def test_the_original_is_put_back_as_it_was_and_stays(linked: Linked) -> None:
 
 
 @pytest.mark.long
+def test_names_beyond_ascii_are_served_as_before_and_come_back(linked: Linked) -> None:
+    served = SERVED | {"ContentDisposition": 'inline; filename="видео.mp4"', "Metadata": {"title": "für Zoë"}}
+    client = linked.world.double.client
+    client.meta.events.unregister("before-parameter-build.s3.PutObject", validate_ascii_metadata)
+    client.put_object(Bucket=BUCKET, Key=linked.key, Body=linked.original, **served)
+    stored = linked.workspace.bucket.head(linked.key)
+    assert stored
+    change(linked.world, blobs, stored_at=stored.last_modified)
+    before = linked.served()
+    assert linked.swap().action == "compressed"
+    after = linked.served()
+    assert after["Metadata"].pop("reelkeeper")
+    assert linked.restore().action == "restored"
+    assert before == after == linked.served()
+
+
 def test_a_retired_video_comes_back_where_it_was(linked: Linked) -> None:
     linked.swap()
     with reading(linked.workspace.engine) as session:
