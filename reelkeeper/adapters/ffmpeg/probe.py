@@ -23,9 +23,13 @@ _ENTRIES = (
     "alpha_mode:stream_side_data=rotation,side_data_type:packet=stream_index,pts_time,size,flags"
 )
 _ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya\d)")
-_FRAME = "frame=interlaced_frame,top_field_first"
+_FIRST_FRAME = ("-select_streams", "V:0", "-read_intervals", "%+#1", "-show_entries")
+_FRAME = "frame=interlaced_frame,top_field_first:frame_side_data=side_data_type"
 _SAMPLED = re.compile(r"4[0-4][0-4]")
-_NO_MATTER = {"CPB properties"}  # concern the reading speed, not the picture
+# Reading speed, an encoder's settings, the crop for TV sets of 4:3, timecodes, which are not kept, and, of a frame, the
+# rotation that its stream tells too.
+_NO_MATTER = {"CPB properties", "H.26[45] User Data Unregistered SEI message", "AVPanScan", "3x3 displaymatrix"}
+_NO_MATTER |= {"GOP timecode", "SMPTE 12-1 timecode"}
 _OF_THE_CONTAINER = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time", "duration"}
 _RIGHT_ANGLE = 90
 _DEPTH = re.compile(r"p?(9|10|12|14|16)(le|be)$")
@@ -38,10 +42,7 @@ def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
         clip = admit(path, work, limits)
         answer = _ask(clip, work, limits, "-show_packets", "-show_entries", _ENTRIES)
         media = _within(_media(answer, clip), limits)
-        if media.field_order == "unknown":  # MPEG-4 part 2 has it only in its frames
-            first = ("-select_streams", "V:0", "-read_intervals", "%+#1", "-show_entries", _FRAME)
-            media = replace(media, field_order=_fields(_ask(clip, work, limits, *first)))
-        return media
+        return _with_first_frame(media, _ask(clip, work, limits, *_FIRST_FRAME, _FRAME))
 
 
 def _ask(clip: Clip, work: Path, limits: MediaLimits, *questions: str) -> Mapping[str, Any]:
@@ -108,6 +109,14 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
     )
 
 
+def _with_first_frame(media: Media, answer: Mapping[str, Any]) -> Media:
+    """Add what is told by frames alone: closed captions, HDR10+, and the fields of MPEG-4 part 2."""
+    fields = _fields(answer) if media.field_order == "unknown" else media.field_order
+    # guard transcode.frame_side_data: captions in the picture are lost, as is what says that it is stereo 3D
+    found = {kind for frame in answer.get("frames", []) for kind in _kinds(frame)}
+    return replace(media, field_order=fields, side_data=tuple(sorted({*media.side_data, *found})))
+
+
 def _tags(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the tags of the file by lower-case name, since Matroska writes them in capitals."""
     lowered = {name.lower(): value for name, value in found.items()}
@@ -143,8 +152,11 @@ def _fields(answer: Mapping[str, Any]) -> str:
 def _side_data(video: Mapping[str, Any]) -> tuple[str, ...]:
     """List the picture's side data, except a rotation by right angles, which is applied to the result."""
     applied = {"Display Matrix"} if _rotation(video) % _RIGHT_ANGLE == 0 else set[str]()
-    kinds = {str(part.get("side_data_type")) for part in video.get("side_data_list", [])}
-    return tuple(sorted(kinds - applied - _NO_MATTER))
+    return tuple(sorted(_kinds(video) - applied))
+
+
+def _kinds(told: Mapping[str, Any]) -> set[str]:
+    return {str(part.get("side_data_type")) for part in told.get("side_data_list", [])} - _NO_MATTER
 
 
 def _within(media: Media, limits: MediaLimits) -> Media:

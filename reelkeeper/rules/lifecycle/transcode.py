@@ -46,6 +46,7 @@ _CHROMA = ("4:2:0", "gray")  # lossless in 4:2:0, the only format of SVT-AV1 and
 # Side data that an encode keeps.
 _SIDE_DATA = {"mp4": {"Mastering display metadata", "Content light level metadata"}}
 _SIDE_DATA["webm"] = {*_SIDE_DATA["mp4"], "Stereo 3D"}
+_CAPTIONS = "ATSC A53 Part 4 Closed Captions"  # of x264 alone: ffmpeg's other encoders drop them
 # Layouts that Opus has (RFC 7845, 5.1.1.2), under ffmpeg's names: other layouts would be mixed into them.
 _LAYOUTS = {"mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1", "unknown"}
 _LAYOUTS |= {"1 channels", "2 channels", "quad(side)", "5.0(side)", "5.1(side)"}
@@ -198,7 +199,8 @@ def skip(media: Media, recipe: Recipe) -> Refusal | None:
     channels = max((s.channels or 0 for s in encoded), default=0)
     silent = [s.codec for s in media.audio if not s.channels]
     layouts = [s.channel_layout for s in encoded if (s.channel_layout or "unknown") not in _LAYOUTS]
-    extra = sorted(set(media.side_data) - _SIDE_DATA[recipe.container])
+    carried = _SIDE_DATA[recipe.container] | ({_CAPTIONS} if recipe.codec == "h264" else set())
+    extra = sorted(set(media.side_data) - carried)
     boxes = [*media.lost_boxes, *(media.carried_boxes if recipe.container != "mp4" else ())]
     rules = (
         ("efficient_codec", media.codec in recipe.skip_codecs, f"it is {media.codec} already"),

@@ -196,6 +196,41 @@ def test_a_source_with_features_that_a_result_would_lose_is_refused_before_and_a
     assert faults.rule == late, faults.reason
 
 
+CAPTION = bytes.fromhex("b50031") + b"GA94" + bytes.fromhex("03c2fffc942cfcc869ff")  # ATSC A/53, part 4, 6.2.3
+
+
+def captioned(make_clip: MakeClip, tmp_path: Path) -> Path:
+    """A clip with closed captions in each of its pictures, as TV has them."""
+    plain = str(make_clip(codec="libx264 -crf 10 -bf 0", audio=""))
+    units = tool("-i", plain, "-c", "copy", "-bsf:v", "h264_mp4toannexb", str(tmp_path / "plain.h264")).read_bytes()
+    sei = b"\0\0\1\x06\x04" + bytes([len(CAPTION)]) + CAPTION + b"\x80"
+    (raw := tmp_path / "captions.h264").write_bytes(
+        b"".join((sei if unit[0] & 31 in (1, 5) else b"") + b"\0\0\1" + unit for unit in units.split(b"\0\0\1")[1:])
+    )
+    return tool("-r", "24", "-i", str(raw), "-c", "copy", str(tmp_path / "captions.mp4"))
+
+
+def test_captions_in_the_picture_are_kept_or_the_clip_stays_as_it_is(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = captioned(make_clip, tmp_path)
+    source, result, _ = encoded(clip, tmp_path, H264)
+    assert skip(source, H264) is None
+    assert structural_faults(source, result, H264) == ""
+    for recipe in (HEVC, AV1, VP9):
+        refusal = skip(source, recipe)
+        assert refusal is not None
+        assert refusal.rule == "side_data"
+        _, without, _ = encoded(clip, tmp_path, recipe)
+        lost = accept(replace(source, size_bytes=10**9), without, perfect(source), recipe, Acceptance())
+        assert lost is not None
+        assert lost.rule == "side_data"
+
+
+def test_stereo_that_only_the_picture_tells_of_is_left_as_it_is(make_clip: MakeClip) -> None:
+    refusal = skip(ffmpeg.inspect(make_clip(codec="libx264 -crf 10 -x264-params frame-packing=3")), H264)
+    assert refusal is not None
+    assert refusal.rule == "side_data"
+
+
 def test_a_clip_rotated_by_an_odd_angle_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = str(make_clip(size="96x64"))
     turned = tool("-display_rotation", "45", "-i", clip, "-c", "copy", str(tmp_path / "turned.mp4"))
