@@ -20,7 +20,7 @@ _ENTRIES = (
     "format=format_name,duration,start_time:format_tags:stream=index,codec_type,codec_name,codec_tag_string,profile,width,"
     "height,pix_fmt,sample_aspect_ratio,bits_per_raw_sample,duration,start_time,avg_frame_rate,field_order,color_range,"
     "color_space,color_primaries,color_transfer,channels,channel_layout:stream_disposition=attached_pic:stream_tags=DURATION,"
-    "alpha_mode:stream_side_data=rotation,side_data_type:packet=stream_index,pts_time,size,flags"
+    "alpha_mode:stream_side_data=rotation,side_data_type:packet=stream_index,pts_time,duration_time,size,flags"
 )
 _ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya\d)")
 _FIRST_FRAME = ("-select_streams", "V:0", "-read_intervals", "%+#1", "-show_entries")
@@ -62,7 +62,8 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
     packets = [p for p in answer.get("packets", []) if p["stream_index"] == video["index"]]
     shown = [p for p in packets if "D" not in p["flags"]]  # D: cut away by an edit list
     frames = len(shown)
-    duration = _seconds(video) or _number(answer["format"].get("duration")) or 0.0
+    # guard intake.unstated_length: a video is refused whose container states no length, or less than its frames take
+    duration = max(_seconds(video) or _number(answer["format"].get("duration")) or 0.0, _lasts(shown))
     width, height = video.get("width", 0), video.get("height", 0)
     aspect = width / max(height, 1) * _ratio(video.get("sample_aspect_ratio", "1:1"), ":", otherwise=1.0)
     if round(_rotation(video) / 90) % 2:
@@ -137,6 +138,16 @@ def _times(packets: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     """List each frame's presentation time, in milliseconds after the first; packets come in decoding order."""
     seconds = sorted(at for packet in packets if (at := _number(packet.get("pts_time"))) is not None)
     return tuple(round(1000 * (at - seconds[0])) for at in seconds) if len(seconds) == len(packets) else ()
+
+
+def _lasts(packets: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds from the beginning of the first frame shown to the end of the last, as their packets say."""
+    spans = [
+        (at, at + (_number(packet.get("duration_time")) or 0.0))
+        for packet in packets
+        if (at := _number(packet.get("pts_time"))) is not None
+    ]
+    return max(spans)[1] - min(spans)[0] if spans else 0.0
 
 
 def _fields(answer: Mapping[str, Any]) -> str:

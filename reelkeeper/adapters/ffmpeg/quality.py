@@ -106,5 +106,6 @@ def _decoded(log: str, cpu_seconds: float) -> Decoded:
             if stream == "0":
                 frames.append((int(start), int(start) + int(lasts)))
     # guard publish.late_picture: a video whose picture begins after its sound is never stored: it seems too long
-    begins = min((start for start, _ in frames), default=0)
-    return Decoded(len(frames), (max((end for _, end in frames), default=0) - begins) * tick, cpu_seconds)
+    begins = min(frames)[0] if frames else 0
+    ends = max(frames)[1] if frames else 0  # of the last one shown: in MP4, others before a pause may seem to last on
+    return Decoded(len(frames), (ends - begins) * tick, cpu_seconds)

@@ -267,6 +267,23 @@ def test_a_picture_that_begins_after_its_sound_is_stored_as_announced(
     verify_stored(Path(outcome.path), announced(outcome))
 
 
+UNSTATED: dict[str, tuple[dict[str, Any], tuple[str, ...], float]] = {
+    "recorded by a browser": ({"codec": "libvpx-vp9 -deadline realtime", "suffix": "webm", "sound": "libopus"},
+                              ("-live", "1"), 0.5),
+    "with a pause": ({"seconds": 3}, ("-vf", "select='not(between(n,12,59))'", "-fps_mode", "vfr"), 3.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSTATED)
+def test_a_video_lasts_as_long_as_its_frames_whatever_its_container_states(make_clip: MakeClip, name: str) -> None:
+    about, options, seconds = UNSTATED[name]
+    clip = make_clip(*options, **about)
+    media = ffmpeg.inspect(clip)
+    assert media.duration_seconds == pytest.approx(seconds, abs=0.05)
+    digest = sha256(clip.read_bytes()).hexdigest()
+    verify_stored(clip, Announced(digest, media.size_bytes, media.codec, media.frames, media.duration_seconds))
+
+
 @pytest.mark.parametrize("percent", range(1, 100, 5))
 def test_a_truncated_object_is_refused(result: Transcode, tmp_path: Path, percent: int) -> None:
     data, broken = Path(result.path).read_bytes(), tmp_path / "broken.mp4"
