@@ -31,6 +31,7 @@ ReelkeeperError
 ├── Misconfigured               exit 2   a setting is missing or wrong
 │   └── TokenRefused                     a token is expired, mistyped or lacks a permission
 ├── DiskFull                    exit 1   a disk has too little free space: names the disk and its free space
+│   └── NoRoom                           the scratch disk has room for other videos, but not for this one
 ├── Unavailable                 exit 1   PostgreSQL, SQLite's file or Prefect's server does not answer: host and port
 ├── SchemaError                 exit 7   the store's schema does not match this version of Reelkeeper
 ├── NotFound                    exit 8   no such user, video, run or plan
@@ -240,6 +241,10 @@ class TokenRefused(Misconfigured):
 
 class DiskFull(ReelkeeperError):
     """A disk has too little free space. This says nothing about a video: no outcome of one is recorded."""
+
+
+class NoRoom(DiskFull):
+    """The scratch disk has room for work, but not for work on this video."""
 
 
 class Unavailable(ReelkeeperError):

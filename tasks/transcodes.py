@@ -15,7 +15,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
-from reelkeeper.errors import MediaTimeout, Misconfigured, ReelkeeperError, StorageError
+from reelkeeper.errors import MediaTimeout, Misconfigured, NoRoom, ReelkeeperError, StorageError
 from reelkeeper.model import Outcome
 from reelkeeper.operations import Item, Lease, OperationalError, safe_to_repeat
 from reelkeeper.operations.alerts import alerts
@@ -217,6 +217,10 @@ def _settle(
 ) -> Outcome:
     try:
         return compress(workspace, manager, job, item, lease, scratch=settings().scratch)
+    # guard machines.room_for_one: a video too large for the scratch disk keeps all others from being compressed
+    except NoRoom as full:
+        get_run_logger().warning("%s: %s", item.video_id, full)
+        return carried_out.failed(item, full, again=not last_try)  # a machine with a larger disk may take it
     except ENDS_ALL:  # such as a full disk or a missing ffmpeg, which is not the video's fault
         raise
     except (MediaTimeout, StorageError) as error:

@@ -27,7 +27,7 @@ from flows.monitor_costs import monitor_costs
 from flows.tier_storage import tier_storage
 from flows.transcode_videos import transcode_videos
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.errors import DiskFull, IdentityMismatch, SchemaError, ToolMissing
+from reelkeeper.errors import DiskFull, IdentityMismatch, PartialFailure, SchemaError, ToolMissing
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.billing import ledger
@@ -42,7 +42,7 @@ from reelkeeper.store.core import policies
 from reelkeeper.store.core.engine import newest_schema, reading, transaction
 from reelkeeper.store.lifecycle.plan_progress import plan_lease
 from reelkeeper.store.lifecycle.plans import begin_applying
-from reelkeeper.store.tables import alerts, jobs, leases
+from reelkeeper.store.tables import alerts, blobs, jobs, leases, videos
 from tasks import plans, runs, transcodes
 from tasks.runs import PREFIX, RECORD, recorded
 from tests.disks import fill, small_disk
@@ -229,6 +229,22 @@ def test_ffmpeg_that_vanishes_fails_no_clip_and_gives_all_back(
     tier_storage(dry_run=False)
     assert ours.outcomes(ours.last_plan().id) == dict.fromkeys(COLD, "compressed")
     ours.world.check()
+
+
+def test_a_video_for_which_the_disk_has_no_room_keeps_no_other_from_being_compressed(
+    ours: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "scratch", 100) as scratch:
+        monkeypatch.setenv("REELKEEPER_SCRATCH_DIR", str(scratch))
+        settings.cache_clear()
+        grown = blobs.c.id == sa.select(videos.c.blob_id).where(videos.c.id == COLD[1]).scalar_subquery()
+        with transaction(ours.engine, "test") as session:
+            session.execute(sa.update(blobs).where(grown).values(size_bytes=100_000_000))
+        with pytest.raises(PartialFailure):
+            tier_storage(dry_run=False)
+    done = dict.fromkeys(COLD, "compressed") | {COLD[1]: "failed"}
+    assert ours.outcomes(ours.last_plan().id) == done
+    assert told(ours) == []
 
 
 @pytest.mark.parametrize("when", ["before a claim", "within a job"])

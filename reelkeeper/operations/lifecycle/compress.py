@@ -37,7 +37,7 @@ from reelkeeper.operations.lifecycle.swap import (
     why_unfit,
     workplace,
 )
-from reelkeeper.operations.lifecycle.transcode import Found, Permit, Terms, search
+from reelkeeper.operations.lifecycle.transcode import Found, Permit, Terms, search, why_too_large
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import lesson
@@ -194,6 +194,8 @@ def compress(
             # guard transcode.again: a video is compressed whose user has paid since the plan to have it left as it is
             _require_due(workspace, job, source)
             terms = replace(gather(workspace, job, source), to_learn=item.rule == TRIED)
+            if too_large := why_too_large(source.size_bytes, terms):
+                return refuse(workspace, source, too_large, run)
             with _reserved(workspace, job, source, terms) as cost, workplace(source, run) as folder:
                 original = download(workspace, source, folder, placement)
                 permit = Permit(cost.affords, partial(manager.check, lease))

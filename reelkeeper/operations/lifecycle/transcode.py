@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import MediaTimeout, NotAVideo
-from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
+from reelkeeper.model import CrfSearch, Media, MediaLimits, Quality, Refusal, Transcode
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle import crf, first_crf, transcode, worth
 from reelkeeper.rules.lifecycle.first_crf import FirstCrf, Lesson
@@ -77,7 +77,7 @@ def search(source: Path, folder: Path, terms: Terms, permit: Permit = FREE) -> F
     another try may succeed, except for the third MediaTimeout; anything else is a Refusal with its reason.
     """
     encoder = ffmpeg.tools().encoder(terms.recipe.codec)
-    mark = transcode.fingerprint(terms.recipe, terms.acceptance, encoder)
+    mark = _mark(terms, encoder)
     try:
         media = ffmpeg.inspect(source)
     except NotAVideo as wrong:
@@ -110,6 +110,20 @@ def search(source: Path, folder: Path, terms: Terms, permit: Permit = FREE) -> F
         source_codec=media.codec,
     )
     return Found(result, searched)
+
+
+def why_too_large(size_bytes: int, terms: Terms) -> Refusal | None:
+    """Return why a file of this size would not be opened, so that it need not be downloaded; None if it would."""
+    most = MediaLimits().max_size_bytes
+    # guard transcode.too_large: a file that is never opened needs five times its size on the disk, and ends each run
+    if size_bytes <= most:
+        return None
+    mark = _mark(terms, ffmpeg.tools().encoder(terms.recipe.codec))
+    return Refusal("too_large", f"{size_bytes:,} bytes, at most {most:,} are opened", mark)
+
+
+def _mark(terms: Terms, encoder: str) -> str:
+    return transcode.fingerprint(terms.recipe, terms.acceptance, encoder)
 
 
 def _aim(media: Media, terms: Terms) -> _Aim | Refusal:

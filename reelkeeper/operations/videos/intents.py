@@ -18,7 +18,7 @@ from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, scratch_dir
 from reelkeeper.disk import make_folder
-from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotAVideo, ObjectMissing
+from reelkeeper.errors import DiskFull, IntegrityDoubt, LeaseLost, NoRoom, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, MediaLimits, Outcome, VideoState
 from reelkeeper.operations.alerts.events import record
@@ -46,7 +46,7 @@ _DECODED_TOLERANCE_SECONDS: Final = 0.1
 
 @contextmanager
 def workplace(scratch: Path, needed_bytes: int) -> Iterator[Path]:
-    """Make a private folder for work on one video. Raises DiskFull without room for `needed_bytes`."""
+    """Make a private folder for work on one video. Raises as `require_room`."""
     require_room(scratch, needed_bytes)
     with disk.watched(scratch, SCRATCH, SCRATCH_REMEDY):
         make_folder(scratch)
@@ -55,8 +55,12 @@ def workplace(scratch: Path, needed_bytes: int) -> Iterator[Path]:
 
 
 def require_room(scratch: Path, needed_bytes: int) -> None:
-    """Raise DiskFull where the scratch folder has no room for `needed_bytes`."""
-    disk.require(scratch, SCRATCH, SCRATCH_REMEDY, disk.FLOOR_BYTES + needed_bytes)
+    """Raise DiskFull where the scratch folder's disk is full, NoRoom where it lacks `needed_bytes` beyond."""
+    disk.require(scratch, SCRATCH, SCRATCH_REMEDY)
+    try:
+        disk.require(scratch, SCRATCH, SCRATCH_REMEDY, disk.FLOOR_BYTES + needed_bytes)
+    except DiskFull as full:
+        raise NoRoom(str(full)) from None
 
 
 def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Intent]:

@@ -41,7 +41,7 @@ from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches
 from reelkeeper.store.lifecycle.plan_progress import plan_lease
-from reelkeeper.store.tables import job_totals, leases, plans, videos
+from reelkeeper.store.tables import blobs, job_totals, leases, plans, videos
 from reelkeeper.store.videos import imports
 from tests.faults.world import World
 from tests.jobs import NOON
@@ -178,6 +178,28 @@ def test_a_video_that_its_plan_would_keep_by_now_is_not_compressed(
         (item, lease), scratch = batch.items[0], Path(world.address.folder) / "scratch"
         outcome = compress(world.workspace, manager, load_job(engine, report.plan.id), item, lease, scratch=scratch)
     assert (outcome.action == "skipped") == bool(meanwhile)
+
+
+def test_a_file_too_large_to_be_opened_is_refused_for_good_and_not_downloaded(world: World) -> None:
+    engine = world.workspace.engine
+    world.video("v1")
+    change(world, blobs, size_bytes=10**12)
+    with reading(engine) as session:
+        as_of = now(session)
+    change(world, videos, created_at=as_of - timedelta(days=10))
+    imports.mark_complete(engine, [as_of.date() - timedelta(days=days) for days in range(1, 40)])
+    at_any_price = Recipe(payback=Payback(cpu_usd_per_hour=None))
+    report = previews.tier_storage(Planning(engine, as_of, "night"), recipe=at_any_price)
+    assert report.plan.compress.objects == 1
+    with LeaseManager(engine) as manager:
+        batch = claim(engine, manager, report.plan.id)
+        assert batch
+        (item, lease), scratch = batch.items[0], Path(world.address.folder) / "scratch"
+        job = load_job(engine, report.plan.id)
+        outcome = compress(world.workspace, manager, job, item, lease, scratch=scratch)
+    assert outcome.action == "refused"
+    assert not [sent for sent in world.double.sent("GetObject") if sent.key.endswith(".mp4")]
+    assert not previews.tier_storage(Planning(engine, as_of, "next"), recipe=at_any_price).plan.compress.objects
 
 
 @pytest.mark.parametrize("switched_off", [True, False])
