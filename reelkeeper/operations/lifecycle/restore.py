@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from reelkeeper.adapters.s3.keys import blob_key
-from reelkeeper.errors import InputRefused, IntegrityDoubt, NotFound, StorageError
+from reelkeeper.errors import InputRefused, IntegrityDoubt, NoRoom, NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.alerts.events import record
@@ -168,7 +168,8 @@ def _exchange(workspace: Workspace, blob: Restorable, by: Restorer, scratch: Pat
             return Outcome(blob.video_id, "skipped", why, blob_id=blob.wanted_blob_id)
         try:
             outcome = _put_back(workspace, blob, by, taken[0], scratch)
-        except (StorageError, IntegrityDoubt) as error:
+        # guard restore.room: an original that is too large for the disk keeps all others from being put back
+        except (StorageError, IntegrityDoubt, NoRoom) as error:
             outcome = Outcome(blob.video_id, "failed", str(error))
     if outcome.action == "restored":
         outcome = replace(outcome, reason=f"by {by.author}", before_bytes=0)

@@ -39,12 +39,13 @@ from reelkeeper.rules.lifecycle.transcode import (
 )
 from reelkeeper.store.core.audit import purged_after
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.core.leases import Lease, acquire
+from reelkeeper.store.core.leases import Lease, acquire, release
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
 from reelkeeper.store.tables import audit_events, blobs, holds, operations, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.clips import MakeClip
+from tests.disks import small_disk
 from tests.doubles.requests import Request
 from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
@@ -229,6 +230,27 @@ def test_names_beyond_ascii_are_served_as_before_and_come_back(linked: Linked) -
     assert after["Metadata"].pop("reelkeeper")
     assert linked.restore().action == "restored"
     assert before == after == linked.served()
+
+
+def test_an_original_for_which_the_disk_has_no_room_keeps_no_other_from_coming_back(
+    linked: Linked, tmp_path: Path
+) -> None:
+    other = f"{linked.world.address.prefix}ann/v2.mp4"
+    blob = linked.world.video("v2", key=other)
+    (lease,) = acquire(linked.workspace.engine, ["video/v2"], "test")
+    run = Run("run", lease, Grace(), linked.scratch)
+    assert linked.swap().action == "compressed"
+    assert swap(linked.workspace, "v2", blob, shrinker(linked.result), run, "in_place").action == "compressed"
+    release(linked.workspace.engine, [lease])
+    grown = sa.update(blobs).where(blobs.c.key == linked.asides()[0].key).values(size_bytes=10**9)
+    with transaction(linked.workspace.engine, "test") as session:
+        session.execute(grown)
+    with small_disk(tmp_path / "small", 100) as scratch:
+        how: dict[str, Any] = {"grace": Grace(), "hold_days": 30, "scratch": scratch}
+        outcomes = restore(
+            linked.workspace, find_restorable(linked.workspace, run_id="run"), run_id="back", author="ann", **how
+        )
+    assert {outcome.video_id: outcome.action for outcome in outcomes} == {"v1": "failed", "v2": "restored"}
 
 
 def test_a_retired_video_comes_back_where_it_was(linked: Linked) -> None:
