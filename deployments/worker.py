@@ -175,7 +175,10 @@ with warnings.catch_warnings():
 
         async def _is_left_out(self, run: FlowRun) -> bool:
             """Complete a scheduled run of dispatch_jobs at once if no job is there; return whether it was."""
-            if not run.auto_scheduled or (await self.client.read_flow(run.flow_id)).name != _DISPATCH:
+            # guard dispatch.dry: where the schedule makes dry runs, the watchdog takes each for a success
+            if not run.auto_scheduled or run.parameters.get("dry_run") is not False:
+                return False
+            if (await self.client.read_flow(run.flow_id)).name != _DISPATCH:
                 return False
             if not await asyncio.to_thread(cast("Machine", self._machine).may_rest, str(run.id)):
                 return False

@@ -6,6 +6,7 @@ It is done in a thread, so that requests neither wait for it nor fail with it.
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -19,6 +20,7 @@ from reelkeeper.redaction import redacted
 
 _LOOK_SECONDS: Final = 5.0  # between two checks for a working run; twice that where no job was queued
 _START_SECONDS: Final = 30.0  # for a started run to report, before another is started
+_UNABLE_SECONDS: Final = 1800.0  # after a failure, for which nobody relies on this process; so long no worker rests
 _log = logging.getLogger(__name__)
 
 
@@ -28,7 +30,7 @@ class Dispatching:
     def __init__(self, engine: Engine, orchestrator: Orchestrator | None, registry: CollectorRegistry) -> None:
         self._engine, self._orchestrator = engine, orchestrator
         self._job_waits, self._leaving = threading.Event(), threading.Event()
-        self._is_able, self._offered_at = True, -OFFER_SECONDS
+        self._next_offer = 0.0
         self._thread = threading.Thread(target=self._run, name="dispatching", daemon=True)
         self._starts = Counter(
             "reelkeeper_dispatch_starts",
@@ -64,10 +66,9 @@ class Dispatching:
         """Start a run if no worker is active; return whether Prefect was asked for one."""
         if self._orchestrator is None or self._leaving.is_set():
             return False
+        if time.monotonic() >= self._next_offer:
+            self._offer(self._orchestrator)
         try:
-            if self._is_able and time.monotonic() - self._offered_at >= OFFER_SECONDS:
-                offer_to_start(self._engine)
-                self._offered_at = time.monotonic()
             started = start_dispatch(self._engine, self._orchestrator)
         except (OrchestratorError, SQLAlchemyError) as error:
             problem = str(error) if isinstance(error, OrchestratorError) else type(error).__name__
@@ -76,10 +77,16 @@ class Dispatching:
             )
             self._starts.labels("failed").inc()
             # guard dispatch.unable: a worker rests where this process cannot start one
-            self._is_able = False
+            self._next_offer = time.monotonic() + _UNABLE_SECONDS
             return True
         if started:
             _log.info("started run %s of dispatch_jobs, because a job waits", started)
             self._starts.labels("started").inc()
-            self._is_able = True
+            self._next_offer = 0.0
         return started is not None
+
+    def _offer(self, orchestrator: Orchestrator) -> None:
+        """Let workers rest, unless Prefect or the store does not answer now."""
+        self._next_offer = time.monotonic() + OFFER_SECONDS
+        with suppress(OrchestratorError, SQLAlchemyError):
+            offer_to_start(self._engine, orchestrator)

@@ -19,7 +19,7 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import queue
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs.slots import has_starter
+from reelkeeper.store.jobs.slots import give, has_starter
 from reelkeeper.store.tables import controls
 from tests.doubles.prefect_api import PrefectDouble
 from tests.faults.world import LONG_AGO, World
@@ -118,3 +118,28 @@ def test_workers_rest_only_while_a_run_can_be_started_for_the_next_job(
     assert not offers(world)
     server.status = 201
     assert eventually(lambda: offers(world))
+
+
+def test_workers_rest_again_after_a_moment_without_prefect_also_where_none_had_to_be_started(
+    client: TestClient, world: World, server: PrefectDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until a worker rests, one is always there, so that this process starts none."""
+    monkeypatch.setattr(dispatching, "_UNABLE_SECONDS", 0.1)
+    server.status = 503
+    ask(client, "k1")
+    assert eventually(lambda: counted(client, "failed"))
+    with transaction(world.workspace.engine, "test") as session:
+        give(session)
+    withdraw(world)
+    assert eventually(lambda: offers(world))
+
+
+@pytest.mark.parametrize("auth", ["admin:another-word", AUTH])
+def test_workers_rest_only_where_prefect_lets_this_process_in(
+    world: World, app_state: AppState, server: PrefectDouble, monkeypatch: pytest.MonkeyPatch, auth: str
+) -> None:
+    monkeypatch.setattr(dispatching, "OFFER_SECONDS", 0.0)
+    with TestClient(create_app(replace(app_state, orchestrator=Orchestrator(server.url, auth)))):
+        assert eventually(lambda: len(server.asked) > 2)
+        assert eventually(lambda: offers(world) or auth != AUTH)
+    assert offers(world) is (auth == AUTH)

@@ -22,10 +22,10 @@ from deployments.worker import Worker
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
 from reelkeeper.operations.jobs import queue as module
-from reelkeeper.operations.jobs.queue import offer_to_start, start_dispatch
+from reelkeeper.operations.jobs.queue import start_dispatch
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.jobs.slots import is_there
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.jobs.slots import is_there, offer
 from reelkeeper.store.tables import heartbeats
 from tests.flows.scenes import Scene
 from tests.operations.books import make_user
@@ -79,16 +79,21 @@ def test_the_deployment_of_prefect_yaml_is_found_and_run(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("is_at_rest", [True, False])
+@pytest.mark.parametrize(("is_offered", "is_dry"), [(True, False), (False, False), (True, True)])
 def test_a_scheduled_run_has_succeeded_at_once_where_no_job_is_and_one_would_be_started(
-    scene: Scene, client: SyncPrefectClient, *, is_at_rest: bool
+    scene: Scene, client: SyncPrefectClient, *, is_offered: bool, is_dry: bool
 ) -> None:
+    is_at_rest = is_offered and not is_dry  # a schedule of dry runs makes no job, and none of them is a success
     list(bootstrap(engine=scene.engine))
-    if is_at_rest:
-        offer_to_start(scene.engine)
+    if is_offered:
+        with transaction(scene.engine, "test") as session:
+            offer(session)
     flow_id = client.create_flow_from_name("dispatch-jobs")
     soon = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=9)))
-    made = client.create_deployment(flow_id, f"rest-{uuid4().hex}", work_pool_name="main", schedules=[soon])
+    name, parameters = f"rest-{uuid4().hex}", {"dry_run": is_dry}
+    made = client.create_deployment(
+        flow_id, name, work_pool_name="main", schedules=[soon], parameters=parameters, enforce_parameter_schema=False
+    )
     client.request(
         "POST", "/deployments/{id}/schedule", path_params={"id": str(made)}, json={"min_runs": 1, "max_runs": 1}
     )

@@ -125,8 +125,8 @@ class Admitted(BaseModel):
     place: int | None = Field(None, description="Position among the waiting jobs, from 1")
     has_worker: bool | None = Field(
         None,
-        description="Whether a worker that starts jobs gave a sign in the last 30 s; if false, it is not known when "
-        "this one will start, and both estimates are left out",
+        description="Whether a worker that starts jobs gave a sign in the last 30 s, or rests and is started for one; "
+        "if false, it is not known when this one will start, and both estimates are left out",
     )
     wait_seconds: float | None = Field(None, description="Estimated time until the job starts, in seconds")
     finish_seconds: float | None = Field(None, description="Estimated time until the video is ready, in seconds")

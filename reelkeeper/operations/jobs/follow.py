@@ -36,8 +36,8 @@ class Job(BaseModel):
     progress: float = Field(description="Progress, from 0 to 1")
     place: int | None = Field(description="Position among the waiting jobs, from 1; null: it does not wait")
     has_worker: bool | None = Field(
-        description="Whether a worker that starts jobs gave a sign in the last 30 s; if false, it is not known when "
-        "this one will start, and both estimates are null. null: it does not wait"
+        description="Whether a worker that starts jobs gave a sign in the last 30 s, or rests and is started for one; "
+        "if false, it is not known when this one will start, and both estimates are null. null: it does not wait"
     )
     wait_seconds: float | None = Field(description="Estimated time until it starts, in seconds; null: unknown")
     finish_seconds: float | None = Field(

@@ -15,6 +15,7 @@ from reelkeeper.operations.jobs.breaker import resting
 from reelkeeper.operations.jobs.claim import first_jobs
 from reelkeeper.operations.jobs.lanes import Vendor
 from reelkeeper.operations.jobs.routing import verdicts
+from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.rules.core.limit_scopes import in_words, of_job
 from reelkeeper.rules.core.wording import many
@@ -30,6 +31,7 @@ from reelkeeper.rules.jobs.routing import Verdict
 from reelkeeper.rules.jobs.steering import Lanes, since_by_lane
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
+from reelkeeper.store.alerts import alerts
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.controls import Kept
 from reelkeeper.store.core.engine import now, reading, transaction
@@ -236,8 +238,14 @@ def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:
             raise LeaseLost("another run of tune_concurrency has changed the limits meanwhile; nothing was changed")
 
 
-def offer_to_start(engine: Engine) -> None:
-    """Record that this process calls `start_dispatch` as soon as a job waits, and when the worker of one is dead."""
+def offer_to_start(engine: Engine, orchestrator: Orchestrator) -> None:
+    """Record that this process calls `start_dispatch` as soon as a job waits, and when the worker of one is dead.
+
+    Records nothing where somebody has paused its deployment, and raises OrchestratorError where Prefect does not let it.
+    """
+    # guard dispatch.let_in: a worker rests where this process has another password than Prefect's server
+    if orchestrator.is_paused(_FLOW, CADENCES[_FLOW].name):
+        return
     with transaction(engine, "dispatch.offer") as session:
         slots.offer(session)
 
@@ -247,6 +255,9 @@ def may_rest(engine: Engine) -> bool:
     with transaction(engine, "dispatch.rest") as session:
         # guard dispatch.busy: jobs that wait for a second attempt, or a vendor, have no worker
         if slots.is_any_lately(session, _REST_SECONDS) or slots.is_bucket_away(session):
+            return False
+        # guard dispatch.failed: the alert that runs fail is told as over, as none is made any more
+        if any(alert.scope == alerting.scope(_FLOW) for alert in alerts.related(session, alerting.RULES, ())):
             return False
         # guard dispatch.starter: the first job after half an hour without one waits five minutes for a worker
         if not slots.has_starter(session):

@@ -10,12 +10,15 @@ import sqlalchemy as sa
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.adapters.providers import LocalGenerator
 from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.alerts.alerts import observe, report_run
 from reelkeeper.operations.jobs import queue as module
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.queue import may_rest, offer_to_start, start_dispatch
 from reelkeeper.operations.jobs.worker import Shift, work
+from reelkeeper.rules.alerts import alerting
+from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.jobs.slots import give
+from reelkeeper.store.jobs.slots import give, has_starter
 from reelkeeper.store.jobs.slots import is_there as is_worker_there
 from reelkeeper.store.tables import controls, jobs
 from tests.doubles.prefect_api import PrefectDouble
@@ -109,7 +112,7 @@ def test_a_worker_rests_half_an_hour_after_the_last_job_where_another_is_started
     make_user(engine, "ann")
     enqueue(engine, row("j0", state=JobState.DEAD, finished_at=datetime.now(UTC) - timedelta(minutes=minutes)))
     assert not may_rest(engine)
-    offer_to_start(engine)
+    offer_to_start(engine, Orchestrator(server.url))
     assert may_rest(engine) is is_there(engine) is (minutes > 30)
     enqueue(engine, row("j1", due_at=datetime.now(UTC) + timedelta(minutes=9)))
     assert not may_rest(engine)
@@ -118,8 +121,22 @@ def test_a_worker_rests_half_an_hour_after_the_last_job_where_another_is_started
     assert start_dispatch(engine, Orchestrator(server.url)) == "run-0"
 
 
-def test_a_worker_is_not_there_once_nothing_starts_it_any_more(engine: sa.Engine) -> None:
-    offer_to_start(engine)
+@pytest.mark.parametrize("trouble", Trouble)
+def test_a_run_that_failed_is_repeated_until_one_succeeds(
+    engine: sa.Engine, server: PrefectDouble, trouble: Trouble
+) -> None:
+    """A run that is left out counts as a success: the alert would be over, and no run would fail again."""
+    offer_to_start(engine, Orchestrator(server.url))
+    report_run(engine, trouble, "sync-catalog", "r1", run_name="r1", message="", url="")
+    assert may_rest(engine)
+    report_run(engine, trouble, "dispatch-jobs", "r2", run_name="r2", message="its vendors need a key", url="")
+    assert not may_rest(engine)
+    observe(engine, [], rules=alerting.RULES, scope=alerting.scope("dispatch_jobs"), run_id="r3")
+    assert may_rest(engine)
+
+
+def test_a_worker_is_not_there_once_nothing_starts_it_any_more(engine: sa.Engine, server: PrefectDouble) -> None:
+    offer_to_start(engine, Orchestrator(server.url))
     assert may_rest(engine)
     with transaction(engine, "test") as session:
         session.execute(sa.update(controls).where(controls.c.name == "starters").values(updated_at=Clock(-121)))
@@ -132,6 +149,9 @@ def test_no_run_is_requested_while_its_deployment_is_paused(waiting: sa.Engine, 
     server.paused.add("dispatch-jobs/every-5-minutes")
     assert start_dispatch(waiting, Orchestrator(server.url)) is None
     assert server.runs == {}
+    offer_to_start(waiting, Orchestrator(server.url))
+    with reading(waiting) as session:
+        assert not has_starter(session)
     server.paused.clear()
     assert start_dispatch(waiting, Orchestrator(server.url)) == "run-0"
 
