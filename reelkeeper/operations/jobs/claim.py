@@ -289,10 +289,10 @@ def wait(engine: Engine, job: Claim, error: str) -> float:
     return pause
 
 
-def park(engine: Engine, job: Claim, error: str) -> None:
+def park(engine: Engine, job: Claim, error: str, pause_seconds: float = QUIET_SECONDS) -> None:
     """Park a job that its provider may have, to be looked up later. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
-        _require(claims.release_job(session, job, JobState.PARKED, QUIET_SECONDS, error), job)
+        _require(claims.release_job(session, job, JobState.PARKED, pause_seconds, error), job)
 
 
 def park_unreadable(engine: Engine, job: Claim, error: str, *, run_id: str) -> None:

@@ -49,7 +49,7 @@ from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.deliver import deliver, settle_left
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.billing.vendor_charges import Ending, ending_of, may_be_charged
-from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, not_taken_error
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, not_taken_error, quiet_seconds
 from reelkeeper.store import DBAPIError, Engine, SQLAlchemyError
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.failures import explained
@@ -246,13 +246,15 @@ def _is_given_up(job: JobRun, since: datetime) -> bool:
 
 def _in_doubt(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
+    is_unserved = job.here is None and isinstance(error, GenerationUnknown)
     # guard claims.doubted_first: after a day without a worker, a paid clip is given up at one failed look or upload
-    if job.claim.was_parked and _is_given_up(job, job.claim.started_at):
+    is_doubted = job.claim.error == str(error) if is_unserved else job.claim.was_parked
+    if is_doubted and _is_given_up(job, job.claim.started_at):
         job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     if isinstance(error, ResultUnreadable):
         return _fetch_later(context, job, error)
-    claiming.park(context.engine, job.claim, str(error))
+    claiming.park(context.engine, job.claim, str(error), quiet_seconds(is_unserved=is_unserved))
     return End.PARKED
 
 
@@ -329,8 +331,7 @@ def _seconds(job: JobRun, took: float | None) -> float | None:
 def _order(context: WorkerContext, run: JobRun) -> Order:
     """Make the order of a job, with the model as it was when its price was quoted, and choose who makes it.
 
-    Raises HandedOver where another worker's provider has it, GenerationUnknown where none took it for too long, and
-    ProviderBusy where one makes that model, so that a worker of that provider takes the job.
+    Raises GenerationUnknown where no worker serves the provider that has it, ProviderBusy where one makes that model.
     """
     job, served = run.claim, context.generators.served
     with reading(context.engine) as session:
@@ -343,9 +344,7 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
     name = job.provider if job.provider_key else name
     run.generator = context.generators.by_name.get(str(name))
     if run.generator is None and job.provider_key:
-        if datetime.now(UTC) - job.started_at > timedelta(hours=run.attempts.unserved_hours):
-            raise GenerationUnknown(f"no worker serves {name!r}, which may have it")
-        raise HandedOver
+        raise GenerationUnknown(f"no worker serves {name!r}, which may have it")
     if run.generator is None:
         raise ProviderBusy(f"model {job.model!r} is made by {name!r}, not by this worker's providers", _OTHERS_SECONDS)
     quoted_model = entry.quoted_model if entry else None

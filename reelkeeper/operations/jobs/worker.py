@@ -227,7 +227,7 @@ def _give_sign(context: WorkerContext) -> None:
     """Record that this worker claims jobs, unless it is closing."""
     if not (context.closing.is_set() or context.ending.is_set()):
         with transaction(context.engine, "worker.sign") as session:
-            slots.give(session)
+            slots.give(session, context.generators.served.names)
 
 
 def _renew(context: WorkerContext, held: list[JobRun]) -> None:

@@ -15,6 +15,7 @@ _UNREADABLE: Final = "unreadable_result"  # the alert's rule
 _GIVEN_UP: Final = "given up after"  # the beginning of a dead job's error if its generator failed each attempt
 LONGEST_PAUSE_SECONDS: Final = 600  # between two attempts: a job is never idle for long once its provider is well
 _DOUBLINGS: Final = 10  # 2 ** 10 s are longer than that
+_UNSERVED_SECONDS: Final = 3600  # in which a worker of the job's provider has its turn, before the job is dead
 QUIET_SECONDS: Final = 120  # before a provider is asked again about a job that it does not know: it may be new to it
 
 
@@ -32,6 +33,11 @@ class AttemptPolicy(BaseModel):
     def unserved_hours(self) -> int:
         """The hours after which a job is dead whose provider no worker serves: one may come back meanwhile."""
         return 2 * self.give_up_hours
+
+
+def quiet_seconds(*, is_unserved: bool) -> float:
+    """Return the pause before a job in doubt is looked up again, at a provider that no worker serves, or at another."""
+    return _UNSERVED_SECONDS if is_unserved else QUIET_SECONDS
 
 
 def pause_seconds(attempts: int, jitter: float) -> float:

@@ -15,6 +15,7 @@ from sqlmodel import Session
 from reelkeeper.model.jobs import IN_FLIGHT, MOST_TIMES, JobState, Served, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, checked
 from reelkeeper.store.jobs import vendor_jobs
+from reelkeeper.store.jobs.slots import is_served
 from reelkeeper.store.tables import jobs, users
 
 LEASE_SECONDS = 55.0  # so that a dead worker's jobs go on within a minute: the others look each 2 s
@@ -135,8 +136,7 @@ def count_states(session: Session) -> dict[str, int]:
 def left_behind(session: Session, limit: int, served: Served | None = None, most_hours: float = 0.0) -> list[str]:
     """List the ids of jobs that were begun and have no worker now, the longest waiting first.
 
-    Jobs that were sent to a provider that is not `served`, which alone knows their state, are left out until they were
-    begun `most_hours` ago.
+    Those at a provider that is not `served`, here or elsewhere, are left out for `most_hours` after they were begun.
     """
     return list(session.execute(_abandoned(served, most_hours * 3600), {"limit": limit}).scalars())
 
@@ -151,8 +151,9 @@ def is_any_due(session: Session, seconds: float) -> bool:
 @lru_cache(maxsize=4)  # building it takes more CPU than reading its rows
 def _abandoned(served: Served | None, most_seconds: float) -> sa.Select[Any]:
     is_of_another = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider.not_in(served.names if served else ()))
+    # guard claims.served_lately: after a freeze of a weekend, a paid clip is given up that its own worker would fetch
+    has_waited = sa.and_(jobs.c.started_at < Clock(-most_seconds), ~is_served(jobs.c.provider))
     # guard claims.unserved: a job at a vendor of which no worker is left stays in doubt, its credits held, for ever
-    has_waited = jobs.c.started_at < Clock(-most_seconds)
     may_be_taken = sa.true() if served is None else sa.or_(sa.not_(is_of_another), has_waited)
     order, most = (jobs.c.due_at, jobs.c.id), sa.bindparam("limit", type_=sa.Integer)
     # each apart, as an index has it: few are found among all that wait

@@ -1,5 +1,6 @@
 """Read how many jobs may run at once and how many slots are taken; record whether workers and starters are there."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
 
@@ -9,11 +10,14 @@ from sqlalchemy.orm import Session
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import Clock
+from reelkeeper.store.tables import controls as table
 from reelkeeper.store.tables import jobs
 
 CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, "lanes": {provider: {"limit": ...}}}
 LASTS_SECONDS: Final = 30.0  # two heartbeats
 _WORKERS: Final = "workers"
+_SERVES: Final = "serves/"  # and a provider
+_SERVED_LASTS: Final = 7200.0  # where several workers take turns at the scheduled runs, each comes by then
 _BUCKET: Final = "jobs/bucket"
 _OFFER_LASTS: Final = 120.0  # four signs of a process that starts workers
 _STARTERS: Final = "starters"
@@ -58,9 +62,16 @@ def _tuned(session: Session) -> dict[str, Any]:
     return kept.state if kept else {}
 
 
-def give(session: Session) -> None:
-    """Record that a worker is there and claims jobs."""
-    controls.write(session, _WORKERS, {})
+def give(session: Session, served: Collection[str] = ()) -> None:
+    """Record that a worker is there and claims jobs, and the providers that are `served` by it."""
+    for name in (_WORKERS, *(f"{_SERVES}{provider}" for provider in sorted(served))):  # in one order for all
+        controls.write(session, name, {})
+
+
+def is_served(provider: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Build the condition that a worker which serves this provider has recorded itself in the last two hours."""
+    own = table.c.name == sa.literal(_SERVES, sa.String()) + provider
+    return sa.exists().where(own, table.c.updated_at > Clock(-_SERVED_LASTS))
 
 
 def is_claiming(session: Session) -> bool:

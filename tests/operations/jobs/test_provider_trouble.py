@@ -14,8 +14,9 @@ from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.jobs import claim, lanes, settle
+from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
-from reelkeeper.store.tables import alerts, jobs, vendor_jobs
+from reelkeeper.store.tables import alerts, controls, jobs, vendor_jobs
 from tests.doubles.provider import LOST, TOKEN, ProviderDouble
 from tests.doubles.vendor import Vendor
 from tests.faults.world import World
@@ -36,6 +37,12 @@ def engine(sqlite_engine: sa.Engine) -> sa.Engine:
 def a_day_later(shop: World) -> None:
     with transaction(shop.workspace.engine, "test") as session:
         session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
+
+
+def days_later(shop: World) -> None:
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(started_at=Clock(-49 * 3600), due_at=Clock(-1)))
+        session.execute(sa.update(controls).values(updated_at=Clock(-49 * 3600)))
 
 
 def test_a_full_provider_is_asked_again_when_it_said_and_no_attempt_is_used(
@@ -314,15 +321,45 @@ def test_a_job_at_a_provider_that_no_worker_serves_any_more_is_dead_after_twice_
     provider.is_down, provider.looks = is_parked, 10_000
     before = {End.PARKED: 1} if is_parked else {End.HANDED_OVER: 1}
     assert run(shop, http(provider), seconds=0.5) == before
-    with transaction(shop.workspace.engine, "test") as session:
-        session.execute(sa.update(jobs).values(started_at=Clock(-49 * 3600), due_at=Clock(-1)))
-    if not is_parked:
-        assert run(shop, LocalGenerator(tmp_path)) == {End.PARKED: 1}
-        make_due(shop.workspace.engine)
+    days_later(shop)
+    assert run(shop, LocalGenerator(tmp_path)) == {End.PARKED: 1}
+    make_due(shop.workspace.engine)
     assert run(shop, LocalGenerator(tmp_path)) == {End.DEAD: 1}
     job = find(shop.workspace.engine, job_id)
     assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd), "the vendor may charge for it"
     assert job.provider_key, "a person's retry looks it up"
+
+
+@pytest.mark.parametrize("is_parked", [True, False])
+def test_a_job_is_not_given_up_for_want_of_a_worker_that_was_away_as_all_were(
+    shop: World, provider: ProviderDouble, tmp_path: Path, *, is_parked: bool
+) -> None:
+    """After a freeze of a weekend, the worker of another provider was the first to look, and gave a paid clip up."""
+    (job_id,) = ask(shop, "a cat")
+    provider.is_down, provider.looks = is_parked, 10_000
+    run(shop, http(provider), seconds=0.5)
+    days_later(shop)
+    provider.is_down, provider.looks = False, 0
+    assert run(shop, LocalGenerator(tmp_path)) == {End.PARKED: 1}
+    make_due(shop.workspace.engine, 60)
+    assert run(shop, http(provider), seconds=0.5) == {}
+    make_due(shop.workspace.engine)
+    assert run(shop, LocalGenerator(tmp_path)) == {}
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert find(shop.workspace.engine, job_id).state == JobState.SUCCEEDED
+    assert len(provider.submitted) == 1
+
+
+def test_a_run_with_attempts_of_its_own_leaves_a_job_alone_that_no_worker_serves(
+    shop: World, provider: ProviderDouble, tmp_path: Path
+) -> None:
+    """It claimed the job and gave it back, hundreds of times a minute."""
+    ask(shop, "a cat")
+    provider.looks = 10_000
+    run(shop, http(provider), seconds=0.5)
+    days_later(shop)
+    patient = AttemptPolicy(give_up_hours=720)
+    assert run(shop, LocalGenerator(tmp_path), seconds=2, attempts=patient) == {End.PARKED: 1}
 
 
 @pytest.mark.parametrize("answer", [(400, {"error": {"code": "content_policy_violation", "message": "no weapons"}})])
