@@ -23,6 +23,7 @@ from reelkeeper.failpoints import effect
 from reelkeeper.model.jobs import End
 from reelkeeper.operations.alerts.alerts import observe_within
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
+from reelkeeper.operations.core.machine import name as machine_name
 from reelkeeper.operations.core.machine import require_fit
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
@@ -180,11 +181,11 @@ class _Worker:
             found = []
             self._context.unstored.clear()
         except StorageError as error:
-            found = [alerting.bucket_refuses(str(error))]
+            found = [alerting.bucket_refuses(machine_name(), str(error))]
         with transaction(self._context.engine, "worker.bucket") as session:
-            slots.note_bucket(session, is_away=bool(found))
-            # guard claims.bucket_told: for hours no job is begun, and nobody is told why
-            observe_within(session, found, rules=[alerting.BUCKET_REFUSES], run_id=self._context.run_id)
+            if slots.note_bucket(session, machine_name(), is_away=bool(found)):
+                # guard claims.bucket_told: for hours no job is begun, and nobody is told why
+                observe_within(session, found, rules=[alerting.BUCKET_REFUSES], run_id=self._context.run_id)
         return not found
 
     def _look(self) -> tuple[Counter[str | None], Policies]:

@@ -293,8 +293,8 @@ def machine_scope(machine: str) -> str:
 BUCKET_REFUSES: Final = "bucket_refuses"
 
 
-def bucket_refuses(problem: str) -> Finding:
-    """Make the finding that the bucket takes no objects, so that no job is begun; reported once, until it does."""
+def bucket_refuses(machine: str, problem: str) -> Finding:
+    """Make the finding that the bucket takes no objects of a machine, which begins no job; told once, until it does."""
     return Finding(
         rule=BUCKET_REFUSES,
         scope="total",
@@ -302,6 +302,7 @@ def bucket_refuses(problem: str) -> Finding:
         level="",
         severity=Severity.CRITICAL,
         title="The bucket takes no objects: no job is begun",
-        text=f"{problem}. A worker asks again every 15 seconds. What providers have made waits there until it expires.",
+        text=f"As machine {machine} asked: {problem}. It asks again every 15 seconds. What providers have made waits "
+        "there until it expires.",
         suggestion="See what the bucket says: reelkeeper doctor. Jobs go on by themselves once it takes objects.",
     )

@@ -19,6 +19,7 @@ _WORKERS: Final = "workers"
 _SERVES: Final = "serves/"  # and a provider
 _SERVED_LASTS: Final = 7200.0  # where several workers take turns at the scheduled runs, each comes by then
 _BUCKET: Final = "jobs/bucket"
+_ASKED_LASTS: Final = 60.0  # four times as long as a worker waits before it asks the bucket again
 _OFFER_LASTS: Final = 120.0  # four signs of a process that starts workers
 _STARTERS: Final = "starters"
 _RESTS: Final = "workers at rest"
@@ -105,9 +106,14 @@ def last_sign(session: Session) -> datetime | None:
     return kept.updated_at if kept else None
 
 
-def note_bucket(session: Session, *, is_away: bool) -> None:
-    """Record whether the bucket took objects when a worker last asked it."""
-    controls.write(session, _BUCKET, {"is_away": is_away})
+def note_bucket(session: Session, machine: str, *, is_away: bool) -> bool:
+    """Record whether the bucket took objects of this machine as it last asked; False where it refuses another's."""
+    refused = controls.fresh(session, _BUCKET, _ASKED_LASTS) or {}
+    # guard claims.bucket_of_each: where it refuses one machine alone, each run of another tells that this is over
+    if not is_away and refused.get("is_away") and refused.get("machine", machine) != machine:
+        return False
+    controls.write(session, _BUCKET, {"is_away": is_away, "machine": machine})
+    return True
 
 
 def is_bucket_away(session: Session) -> bool:

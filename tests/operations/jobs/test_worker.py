@@ -36,7 +36,7 @@ from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
-from reelkeeper.store.tables import alerts, jobs, policy_versions, vendor_jobs, videos
+from reelkeeper.store.tables import alerts, controls, jobs, policy_versions, vendor_jobs, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
@@ -366,6 +366,24 @@ def test_nothing_is_bought_while_the_bucket_takes_no_videos(shop: World, provide
     engine, bucket = shop.workspace.engine, shop.workspace.bucket
     found = examine_bucket(Settings(), engine, bucket, claim=False, contract=False)
     assert FAIL not in {item.state for item in found}  # a worker left there what doctor would
+
+
+def test_a_machine_that_the_bucket_refuses_is_told_once_while_it_takes_the_objects_of_another(
+    shop: World, provider: ProviderDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run of the other told that it was over, and the next look of this one that it was not."""
+    ask(shop, "a cat", "a dog")
+    shop.double.faults.fail("PutObject", 403, times=99)
+    run(shop, http(provider), slots=1)
+    shop.double.faults.clear()
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    assert run(shop, http(provider), slots=1) == {End.SUCCEEDED: 1}, "it can"
+    assert told(shop) == [("bucket_refuses", AlertState.FIRING)]
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(controls).values(updated_at=Clock(-61)))
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider), slots=1) == {End.SUCCEEDED: 1}
+    assert told(shop) == [("bucket_refuses", AlertState.RESOLVED)], "the other asks no more"
 
 
 def test_a_paid_clip_that_a_busy_machine_cannot_look_at_waits_and_is_not_bought_again(
