@@ -36,7 +36,9 @@ def monitor_performance(
         observed = None
         if not dry_run:
             performance.record(engine, windows)
-            observed = alerts.observe(engine, judged.findings, rules=judged.rules, run_id=run_id)
+            observed = alerts.observe(
+                engine, judged.findings, rules=judged.rules, run_id=run_id, unjudged=judged.unjudged
+            )
             alerts.deliver(engine)
         recorded = 0 if dry_run else len({window.start_at for window in windows})
         return performance.publish(

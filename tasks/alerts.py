@@ -27,9 +27,10 @@ def observe(
     *,
     rules: Collection[str],
     run_id: str,
+    unjudged: Collection[tuple[str, str]] = (),
 ) -> Observed:
     """Record the findings of the evaluated rules; new and resolved alerts go into the outbox."""
-    observed = alerts.observe(engine, findings, rules=rules, run_id=run_id)
+    observed = alerts.observe(engine, findings, rules=rules, run_id=run_id, unjudged=unjudged)
     get_run_logger().info("%d findings: %s", len(findings), observed)
     return observed
 

@@ -76,3 +76,13 @@ def test_an_alert_is_resolved_within_the_limit_and_stays_without_figures(busy: S
     with transaction(busy.engine, "test") as session:
         session.execute(sa.update(jobs).values(processing_seconds=100.0))
     assert monitor_performance(dry_run=False, as_of=NOW).over >= 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("minutes", "over"), [(30, 0), (65, 1)])
+def test_an_alert_of_a_model_stays_while_few_of_its_jobs_end_beside_many_of_another(
+    busy: Scene, minutes: int, over: int
+) -> None:
+    assert monitor_performance(dry_run=False, as_of=NOW).news == 1
+    put(busy.engine, [made(f"w{n}", NOW + timedelta(minutes=20), model="wan", took=9) for n in range(90)])
+    assert monitor_performance(dry_run=False, as_of=NOW + timedelta(minutes=minutes)).over == over

@@ -86,14 +86,16 @@ def observe(
     rules: Collection[str],
     run_id: str,
     scope: str | None = None,
+    unjudged: Collection[tuple[str, str]] = (),
 ) -> Observed:
     """Record findings, and put messages about new ones into the outbox.
 
-    `rules` were evaluated: their alerts without a finding are resolved, only those of `scope` if one is given.
+    `rules` were evaluated: their alerts without a finding are resolved, only those of `scope` if one is given, and none
+    of `unjudged`, as rule and scope.
     Leave out a rule that could not be evaluated for lack of figures, and its alerts stay as they are.
     """
     with transaction(engine, "alerts.observe") as session:
-        return observe_within(session, findings, rules=rules, run_id=run_id, scope=scope)
+        return observe_within(session, findings, rules=rules, run_id=run_id, scope=scope, unjudged=unjudged)
 
 
 def observe_within(
@@ -103,6 +105,7 @@ def observe_within(
     rules: Collection[str] = (),
     run_id: str,
     scope: str | None = None,
+    unjudged: Collection[tuple[str, str]] = (),
 ) -> Observed:
     """Do what `observe` does inside the caller's transaction: both are committed, or neither."""
     found = list(findings)
@@ -116,7 +119,7 @@ def observe_within(
             state=AlertState(row.state), severity=Severity(row.severity)
         )
         for row in rows
-        if scope in (None, row.scope)
+        if scope in (None, row.scope) and (row.rule, row.scope) not in unjudged
     ]
     quiet = [Quiet(item.rule, item.scope) for item in alerts.snoozes_in_force(session)]
     lifted = [Lifted(*item) for item in alerts.snoozes_over(session, judged)]

@@ -5,7 +5,8 @@ answered slow jobs by running more at once; where jobs slow each other down, tha
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from statistics import fmean
 from typing import Final, NamedTuple
@@ -22,6 +23,7 @@ DEAR: Final = "dear_jobs"
 FAILING: Final = "failing_jobs"
 WAITING: Final = "long_wait"
 FULL: Final = "full_storage"
+_TOTAL: Final = "total"
 _CROWDED: Final = 1.3  # times its estimate, from which on a job is slowed down by concurrent ones
 _MONTH_MINUTES: Final = 30 * 24 * 60
 _PERCENT: Final = 100
@@ -42,10 +44,11 @@ class ServiceState(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """The findings, and the rules that could be evaluated."""
+    """The findings, the rules that could be evaluated, and of these the models, as rule and scope, that could not."""
 
     findings: list[Finding]
     rules: list[str]
+    unjudged: frozenset[tuple[str, str]]
 
 
 def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Judged:
@@ -54,15 +57,25 @@ def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Jud
     timed = [job for job in run if job.is_made and job.processing_seconds]
     priced = [job for job in run if job.cost_microusd is not None]
     decided = [job for job in seen.ended if job.is_made or job.state is JobState.DEAD]
+    ways: dict[str, tuple[Sequence[FinishedJob], _Rule]] = {
+        SLOW: (timed, _slow),
+        DEAR: (priced, _dear),
+        FAILING: (decided, _failing),
+    }
     answers = {
-        SLOW: _by_model(timed, policy, _slow),
-        DEAR: _by_model(priced, policy, _dear),
-        FAILING: _by_model(decided, policy, _failing),
+        **{name: _by_model(jobs, policy, rule) for name, (jobs, rule) in ways.items()},
         WAITING: _long_wait(seen, policy, as_of),
         FULL: _full(seen.filled, policy),
     }
     known = {rule: found for rule, found in answers.items() if found is not None}
-    return Judged([finding for found in known.values() for finding in found], list(known))
+    # guard alerts.few_jobs: that a model fails all of its few jobs is told as over while another has many
+    few = frozenset((name, f"model:{model}") for name, (jobs, _) in ways.items() for model in _with_few(jobs))
+    return Judged([finding for found in known.values() for finding in found], list(known), few)
+
+
+def _with_few(jobs: Sequence[FinishedJob]) -> Iterator[str]:
+    counts = Counter(job.model for job in jobs)
+    return (model for model, count in counts.items() if count < FEWEST_JOBS)
 
 
 def _by_model(jobs: Sequence[FinishedJob], policy: PerformancePolicy, rule: _Rule) -> list[Finding] | None:
@@ -74,7 +87,9 @@ def _by_model(jobs: Sequence[FinishedJob], policy: PerformancePolicy, rule: _Rul
         models[job.model].append(job)
     enough = {model: models[model] for model in sorted(models) if len(models[model]) >= FEWEST_JOBS}
     found = [rule(model, theirs, policy, enough) for model, theirs in enough.items()]
-    return _known(found) or _known([rule("", jobs, policy, enough)])
+    if known := _known(found):
+        return [replace(finding, replaces=((finding.rule, _TOTAL, ""),)) for finding in known]
+    return _known([rule("", jobs, policy, enough)])
 
 
 def _slow(
@@ -199,7 +214,7 @@ def _finding(
     severity: Severity = Severity.WARNING,
     impact: int | None = None,
 ) -> Finding:
-    scope, whose = (f"model:{model}", f"Jobs of {model}") if model else ("total", "Jobs")
+    scope, whose = (f"model:{model}", f"Jobs of {model}") if model else (_TOTAL, "Jobs")
     return Finding(rule, scope, "", "", severity, f"{whose} {what}", text, advice, impact)
 
 

@@ -47,10 +47,25 @@ def test_a_service_that_keeps_its_goals_has_no_findings_and_every_rule_was_judge
 
 def test_rules_with_few_jobs_are_not_evaluated_and_keep_their_alerts() -> None:
     judged = judge(ServiceState([job(9_000, cost_microusd=None)] * 9, [], None, None), POLICY, NOON)
-    assert judged == ([], ["long_wait"])
+    assert judged[:2] == ([], ["long_wait"])
     dear = judge(ServiceState([job(9_000)] * 9 + [job(cost_microusd=None)], [], None, None), POLICY, NOON)
     assert "dear_jobs" not in dear.rules  # of nine the cost is known
     assert [finding.rule for finding in dear.findings] == ["slow_jobs"]
+
+
+def test_a_model_that_is_found_replaces_what_was_found_of_all() -> None:
+    (of_all,) = found([job(900)] * 9 + [job(900, model="wan")] * 9)
+    (of_one,) = found([job(900)] * 10 + [job(900, model="wan")] * 9)
+    assert (of_all.scope, of_one.scope) == ("total", "model:svd")
+    assert of_one.replaces == ((of_all.rule, of_all.scope, of_all.period),)
+
+
+def test_a_model_with_few_jobs_is_not_judged_beside_one_with_many() -> None:
+    jobs = [dead()] * 9 + [job(model="wan")] * 100
+    judged = judge(ServiceState(jobs, [], 8, ROOMY), POLICY, NOON)
+    assert judged.findings == []
+    assert judged.unjudged == {("failing_jobs", "model:svd"), ("dear_jobs", "model:svd")}
+    assert judge(ServiceState(jobs[9:], [], 8, ROOMY), POLICY, NOON).unjudged == set()
 
 
 @pytest.mark.parametrize(("took", "is_slow"), [(300, False), (300.1, True)])
