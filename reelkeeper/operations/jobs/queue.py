@@ -241,7 +241,7 @@ def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:
 def offer_to_start(engine: Engine, orchestrator: Orchestrator) -> None:
     """Record that this process calls `start_dispatch` as soon as a job waits, and when the worker of one is dead.
 
-    Records nothing where somebody has paused its deployment, and raises OrchestratorError where Prefect does not let it.
+    Records nothing while its deployment is paused. Raises OrchestratorError where Prefect does not let it.
     """
     # guard dispatch.let_in: a worker rests where this process has another password than Prefect's server
     if orchestrator.is_paused(_FLOW, CADENCES[_FLOW].name):
