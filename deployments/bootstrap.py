@@ -1,7 +1,7 @@
 """Set up a Prefect server for Reelkeeper: work pools, the limit of concurrent jobs, automations. Safe to repeat.
 
-Existing limits stay as people and `tune_concurrency` have set them. Afterwards, `prefect --no-prompt deploy --all`
-deploys prefect.yaml.
+Existing limits stay as people and `tune_concurrency` have set them. Afterwards, `reelkeeper deploy` deploys
+prefect.yaml.
 """
 
 from collections.abc import Iterator
@@ -120,8 +120,8 @@ def _renamed(client: SyncPrefectClient, flow: str, name: str) -> Iterator[str]:
         return
     if old.paused:
         yield (
-            f"Deployment {flow}/{OLD_NAME}: paused, so it was kept. If {flow}/{name} shall not run either, write "
-            "`paused: true` for it in prefect.yaml before you deploy."
+            f"Deployment {flow}/{OLD_NAME}: paused, so it was kept. `reelkeeper deploy` replaces it with "
+            f"{flow}/{name}, paused as well."
         )
         return
     client.delete_deployment(old.id)

@@ -6,6 +6,7 @@
 
 import runpy
 import sys
+import tempfile
 import time
 from collections.abc import Collection
 from datetime import datetime
@@ -107,6 +108,7 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
         )
         old += [renamed] if renamed else []
         standing = present or renamed
+        # guard up.paused_deployments: a restart or an update resumes what a person has stopped, such as all purges
         if standing and standing.paused:
             deployment["paused"] = True
         pool = deployment["work_pool"]  # of a file that people have changed, the pool may be one of 0.1.0
@@ -126,10 +128,10 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
         print(f"{many(cancelled, 'waiting run')} cancelled that would have made changes.", flush=True)
 
 
-def redeploy(folder: Path) -> None:
-    """Deploy this release's prefect.yaml to the configured server, as `deploy` does."""
-    with get_client(sync_client=True) as client:
-        deploy(client, find_prefect_yaml(), folder)
+def redeploy() -> None:
+    """Deploy prefect.yaml to the configured server, as `deploy` does; the state folder may be read-only."""
+    with get_client(sync_client=True) as client, tempfile.TemporaryDirectory() as folder:
+        deploy(client, find_prefect_yaml(), Path(folder))
 
 
 def storage_flows(written: Path) -> frozenset[str]:

@@ -195,7 +195,7 @@ class Installation:
     def set_up(self) -> None:
         """Follow the first steps of the README."""
         self.command("reelkeeper", "bootstrap")
-        self.command("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
+        self.command("reelkeeper", "deploy")
 
     def command(self, *words: str) -> str:
         """Run a command to its end, and return what it said."""

@@ -196,8 +196,8 @@ def test_deployments_under_old_names_are_stopped_and_paused_ones_stay_paused(
     said = [line for line in bootstrap() if line.startswith("Deployment")]
     assert [line.split(":")[0].split()[1] for line in said] == ["purge-retired/scheduled", "sync-catalog/scheduled"]
     assert as_read(said[0]) == snapshot("""\
-Deployment purge-retired/scheduled: paused, so it was kept. If purge-retired/daily shall not run
-  either, write `paused: true` for it in prefect.yaml before you deploy.\
+Deployment purge-retired/scheduled: paused, so it was kept. `reelkeeper deploy` replaces it with
+  purge-retired/daily, paused as well.\
 """)
     assert names(client) == {"not-ours/scheduled", "purge-retired/scheduled"}  # paused, it runs nothing
     ours_from_before = tmp_path / "with-old-pools.yaml"
@@ -222,6 +222,22 @@ Deployment purge-retired/scheduled: paused, so it was kept. If purge-retired/dai
         *("tier-storage/daily", "transcode-videos/on-demand"),
         *("expire-videos/daily", "purge-retired/daily"),
     }
+
+
+@pytest.mark.long("it deploys all flows, twice")
+def test_what_a_person_has_paused_stays_so_at_each_update(client: SyncPrefectClient, tmp_path: Path) -> None:
+    list(bootstrap())
+    words = [sys.executable, "-c", "from reelkeeper.cli import app; app(['deploy'])"]
+    given = os.environ | {"PREFECT_API_URL": str(client.api_url), "REELKEEPER_STATE_DIR": str(tmp_path)}
+    for paused in (set[str](), {"purge-retired/daily"}):
+        subprocess.run(words, cwd=tmp_path, env=given, check=True, timeout=280)
+        found = {name: client.read_deployment_by_name(name) for name in names(client)}
+        assert {name for name, deployment in found.items() if deployment.paused} == paused
+        off = {name for name, made in found.items() if not all(schedule.active for schedule in made.schedules)}
+        assert off == ({"tier-storage/daily"} if paused else set())
+        client.pause_deployment(found["purge-retired/daily"].id)
+        (nightly,) = found["tier-storage/daily"].schedules
+        client.update_deployment_schedule(found["tier-storage/daily"].id, nightly.id, active=False)
 
 
 def deploy_all(

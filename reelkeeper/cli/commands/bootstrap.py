@@ -1,4 +1,4 @@
-"""Commands for your own Prefect server: `bootstrap` prepares it for prefect.yaml, and `worker` runs its flows.
+"""Commands for your own Prefect server: `bootstrap` prepares it, `deploy` deploys prefect.yaml, `worker` runs flows.
 
 `migrate` upgrades a deployment of 0.1.0.
 """
@@ -36,6 +36,19 @@ def bootstrap(
             say(line)
 
 
+def deploy() -> None:
+    """Deploy this folder's prefect.yaml, or else this release's, to the Prefect server of PREFECT_API_URL.
+
+    Run `reelkeeper bootstrap` first. Deployments and schedules that a person has paused stay paused, where
+    `prefect deploy --all` resumes them. It is safe to repeat.
+    """
+    orchestration.join_server(configured().state_dir)
+    orchestration.require_server()
+    from deployments.deploy import redeploy
+
+    redeploy()
+
+
 def migrate(file: policy.OldFile, param: policy.OldParams = None, yes: policy.Yes = False) -> None:
     """Upgrade a deployment of 0.1.0: the store's schema, the policies in its prefect.yaml, and its deployments.
 
@@ -49,9 +62,7 @@ def migrate(file: policy.OldFile, param: policy.OldParams = None, yes: policy.Ye
         say("Deployments get their new names when `reelkeeper up` starts. For another server, set PREFECT_API_URL.")
         return
     bootstrap()
-    from deployments.deploy import redeploy
-
-    redeploy(configured().state_dir)
+    deploy()
 
 
 def worker(
