@@ -98,10 +98,9 @@ def _recorded(client: SyncPrefectClient, deployment_id: str, *, claim: bool) -> 
 
 
 def _limit(client: SyncPrefectClient, first: int, *, force: bool) -> str:
-    found = next(
-        (limit for limit in client.read_global_concurrency_limits(limit=200) if limit.name == GLOBAL_LIMIT), None
-    )
-    if found is None:
+    try:
+        found = client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT)
+    except ObjectNotFound:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GLOBAL_LIMIT, limit=first))
         return f"Jobs at once: {first}, until tune_concurrency changes it."
     if force and found.limit != first:

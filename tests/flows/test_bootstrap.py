@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, GlobalConcurrencyLimitCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
@@ -122,6 +122,16 @@ def test_limits_set_by_people_or_tune_concurrency_stay_unless_forced(client: Syn
     list(bootstrap(force=True))
     assert client.read_work_pool("main").concurrency_limit is None
     assert limit(client) == 8
+
+
+def test_the_limit_is_found_among_many_of_others(client: SyncPrefectClient) -> None:
+    for number in range(200):
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=f"a{number}", limit=1))
+    client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GLOBAL_LIMIT, limit=13))
+    list(bootstrap())
+    assert limit(client) == 13
+    for number in range(200):
+        client.delete_global_concurrency_limit_by_name(f"a{number}")
 
 
 def test_an_automation_that_is_not_as_it_should_be_is_brought_up_to_date(client: SyncPrefectClient) -> None:
