@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
+from reelkeeper.cli.commands.api import _PATIENCE_SECONDS
 from reelkeeper.settings import Settings, settings
 from tests.docker.cluster import IMAGE, Sent, follow, job, template
 from tests.docker.image import FOLDER, SERVICES, image_environment
@@ -219,6 +220,13 @@ def test_a_deployment_runs_and_takes_what_its_container_of_compose_does(
     assert (container["resources"]["limits"]["cpu"], container["resources"]["limits"]["memory"]) == (
         *(limits["cpus"], limits["memory"] + "i"),
     )
+
+
+def test_the_api_serves_on_until_no_request_is_sent_to_it(steps: dict[str, list[Sent]]) -> None:
+    pod = pods(steps)["api"]
+    word, seconds = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert (word, int(seconds) >= 5) == ("sleep", True)
+    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + _PATIENCE_SECONDS + 5
 
 
 def test_the_migration_does_what_that_of_compose_does_and_makes_the_pool_before(steps: dict[str, list[Sent]]) -> None:
