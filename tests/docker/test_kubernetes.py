@@ -232,9 +232,10 @@ def test_the_api_serves_on_until_no_request_is_sent_to_it(steps: dict[str, list[
 def test_the_migration_does_what_that_of_compose_does_and_makes_the_pool_before(steps: dict[str, list[Sent]]) -> None:
     (container,) = pods(steps)["migrate"]["containers"]
     words, (*_, of_compose) = container["args"][-1].split("\n"), SERVICES["bootstrap"]["command"]
-    added = [at for at, line in enumerate(words) if "transcode.json" in line]
+    added = [at for at, line in enumerate(words) if "transcode.json" in line or "work-pool" in line]
     assert [line for at, line in enumerate(words) if at not in added] == [*of_compose.split("; "), ""]
-    assert added[-1] < words.index(of_compose.split("; ")[1])  # which leaves an existing pool as it is
+    (made,) = (at for at in added if "work-pool create encode" in words[at])
+    assert made < words.index(of_compose.split("; ")[1])  # which leaves an existing pool as it is
 
 
 def test_nothing_is_reached_but_the_api_and_no_metadata_service_is(steps: dict[str, list[Sent]]) -> None:

@@ -182,16 +182,23 @@ def told(scene: Scene) -> list[tuple[str, str]]:
 
 
 @pytest.mark.long("runs of Prefect's command")
+@pytest.mark.parametrize("is_upgrade", [False, True], ids=["new", "from 0.1.0"])
 def test_each_rollout_to_a_cluster_gives_the_pool_its_image_and_keeps_its_limit_and_pause(
-    client: SyncPrefectClient, tmp_path: Path
+    client: SyncPrefectClient, tmp_path: Path, is_upgrade: bool
 ) -> None:
+    if is_upgrade:
+        earlier(client, is_paused=True)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     given = os.environ | {"PREFECT_API_URL": str(client.api_url), "PATH": path}
-    steps = "\n".join(line for line in MIGRATE["args"][-1].splitlines() if "work-pool" in line)
-    steps = steps.replace("/tmp", str(tmp_path))  # noqa: S108  the pod's
-    for image, limit in (("reelkeeper:6", None), ("reelkeeper:7", 50)):
+    lines = MIGRATE["args"][-1].replace("/tmp", str(tmp_path)).splitlines()  # noqa: S108  the pod's
+    first = next(number for number, line in enumerate(lines) if "work-pool" in line)
+    made = lines.index("reelkeeper bootstrap")
+    for image, limit in (("reelkeeper:6", 50 if is_upgrade else None), ("reelkeeper:7", 50)):
         (tmp_path / "transcode.json").write_text(json.dumps(template(image)))
-        subprocess.run(["/bin/sh", "-ec", steps], env=given, check=True, timeout=120)
+        subprocess.run(["/bin/sh", "-ec", "\n".join(lines[first:made])], env=given, check=True, timeout=120)
+        list(bootstrap())
+        rest = [line for line in lines[made:] if "work-pool" in line]
+        subprocess.run(["/bin/sh", "-ec", "\n".join(rest)], env=given, check=True, timeout=120)
         pool = client.read_work_pool("encode")
         assert pool.type == "kubernetes"
         assert pool.base_job_template["variables"]["properties"]["image"]["default"] == image
