@@ -47,6 +47,10 @@ _AS_AWAY: Final = {  # by SQLSTATE; for psycopg these are internal errors
 _BY_STATE: Final[dict[str, tuple[type[ReelkeeperError], str]]] = {
     **{state: (Unavailable, cause) for state, cause in _AS_AWAY.items()},
     "42501": (Misconfigured, "the user lacks a right: give it the database, or GRANT ALL ON SCHEMA public to it"),
+    "55P03": (
+        Unavailable,
+        "another session locks a table for too long: end it (pg_stat_activity has it), and try again",
+    ),
     "57014": (Unavailable, "it ended a statement: the user's statement_timeout is too short, or somebody cancelled it"),
 }
 _OUTAGES: Final = {"08", "28", "3D", "53", "57"}  # SQLSTATE: connection, login, no such database, resources, stopped

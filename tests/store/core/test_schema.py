@@ -16,8 +16,9 @@ from alembic.migration import MigrationContext
 from inline_snapshot import snapshot
 from sqlmodel import SQLModel
 
-from reelkeeper.errors import SchemaError
+from reelkeeper.errors import SchemaError, Unavailable
 from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.core.failures import explained
 from reelkeeper.store.core.schema import VERSIONS, deployment, require_current, upgrade
 from reelkeeper.store.core.snapshots import verify_checksum
 from reelkeeper.store.tables import users, videos
@@ -316,6 +317,23 @@ def test_a_migration_may_change_the_rows_that_it_declares(engine: sa.Engine, tmp
     )
     upgrade(engine, (VERSIONS, tmp_path))
     assert counts(engine) == (100, 99)
+
+
+def test_a_migration_that_a_lock_holds_up_is_an_outage_that_says_so(
+    postgresql_engine: sa.Engine, tmp_path: Path
+) -> None:
+    written = BAD_REVISION.format(
+        latest=LATEST, declared="", statements=["ALTER TABLE users ADD COLUMN country VARCHAR"]
+    )
+    (tmp_path / "bad.py").write_text(written)
+    with reading(postgresql_engine) as report:
+        report.execute(sa.select(users))
+        with pytest.raises(sa.exc.OperationalError) as held_up:
+            upgrade(postgresql_engine, (VERSIONS, tmp_path))
+    told = explained(held_up.value, postgresql_engine.url)
+    assert isinstance(told, Unavailable)
+    assert "pg_stat_activity" in str(told)
+    require_current(postgresql_engine)
 
 
 def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engine: sa.Engine, tmp_path: Path) -> None:
