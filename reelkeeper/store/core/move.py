@@ -120,9 +120,14 @@ def _others_on_postgresql(source: sa.Engine) -> str:
 def _require_room(source: sa.Engine, target: sa.Engine, url: str) -> None:
     """Require a database without a store of its own, before its schema is touched."""
     with reading(source) as old, reading(target) as new:
+        identity = deployment.identity(old)
+        if _is_arriving(new, identity):
+            return
+        # guard move.itself: a move to the same place, spelt otherwise, waits for ever for the lock that it holds
+        if deployment.owner(target) == identity:
+            raise Refused(f"the database at {sa.make_url(url)!r} has this store already; nothing was changed")
         # guard move.untouched: another store, of an older version, is upgraded on the way to its refusal
-        if not _is_arriving(new, deployment.identity(old)):
-            require_empty(new, url)
+        require_empty(new, url)
 
 
 def _is_arriving(new: Session, identity: str) -> bool:

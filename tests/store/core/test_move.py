@@ -55,6 +55,15 @@ def there(engine: sa.Engine, empty_url: Callable[[str], str]) -> str:
     return empty_url(OTHER[engine.dialect.name])
 
 
+def test_a_store_is_not_moved_onto_itself_however_its_address_is_spelt(engine: sa.Engine) -> None:
+    same = engine.url.update_query_dict(
+        {"timeout": "1"} if engine.dialect.name == "sqlite" else {"connect_timeout": "9"}
+    )
+    with pytest.raises(Refused):
+        bring(engine, same.render_as_string(hide_password=False))
+    assert is_at_work(engine)
+
+
 def test_all_rows_arrive_and_work_goes_on_there_alone(engine: sa.Engine, there: str) -> None:
     fill(engine)
     before = contents(engine)
