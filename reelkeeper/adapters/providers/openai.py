@@ -64,11 +64,10 @@ class VideosProvider(OverHttp):
         job_id, status = job_name(document.get("id")), status_of(_STATUSES, document.get("status"))
         if status is Status.FAILED and is_about_content(document.get("error")):
             status = Status.MODERATED
-        progress = document.get("progress")
         return Standing(
             job_id,
             status,
-            fraction(progress / _PERCENT if isinstance(progress, int | float) else None),
+            fraction(document.get("progress"), _PERCENT),
             video_url=f"{self._calls.url}/videos/{quote(job_id, safe='')}/content",
             error=words(document.get("error")),
         )
@@ -137,6 +136,9 @@ class OpenAIProvider(VideosProvider):
 def _listed(entry: object) -> VendorJob:
     document = entry if isinstance(entry, dict) else {}
     created = document.get("created_at")
-    if not isinstance(created, int | float):
-        raise GenerationUnknown("the provider's answer has no creation time of a video")
-    return VendorJob(job_name(document.get("id")), str(document.get("model")), datetime.fromtimestamp(created, UTC))
+    try:
+        at = datetime.fromtimestamp(created, UTC)  # type: ignore[arg-type]  # what is no number is a TypeError
+    # guard provider.absurd_time: one odd time in a vendor's list ends the whole comparison of its bill
+    except (TypeError, ValueError, OverflowError, OSError) as error:  # the last three: one that no calendar has
+        raise GenerationUnknown("the provider's answer has no creation time of a video") from error
+    return VendorJob(job_name(document.get("id")), str(document.get("model")), at)

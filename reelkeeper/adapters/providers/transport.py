@@ -289,10 +289,10 @@ def job_name(value: object) -> str:
     return value
 
 
-def fraction(value: object) -> float:
-    """Return a job's progress, from 0 to 1; 0 if it is missing, or no number."""
+def fraction(value: object, whole: int = 1) -> float:
+    """Return a job's progress, as a part of the `whole`, from 0 to 1; 0 if it is missing, or no number."""
     # of NaN, in this order, max makes 0; SQLite refuses NaN, and then no claim of the worker is renewed
-    return float(min(max(0.0, value), 1.0)) if isinstance(value, int | float) else 0.0
+    return min(max(0.0, value), whole) / whole if isinstance(value, int | float) else 0.0
 
 
 def cost_microusd(value: object) -> int | None:

@@ -288,6 +288,25 @@ def test_an_engine_that_answers_a_failed_job_with_its_http_status_is_understood(
         run(OpenAIProvider(openai.url, TOKEN, **HOW), asked("wan3"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "progress", [10**400, float("inf"), float("nan"), -(10**400)], ids=lambda value: str(value)[:9]
+)
+def test_a_job_of_absurd_progress_is_waited_for(openai: OpenAIDouble, tmp_path: Path, progress: float) -> None:
+    openai.reads = [(200, {"id": "v1", "status": "in_progress", "progress": progress})]
+    assert run(OpenAIProvider(openai.url, TOKEN, **HOW), asked("wan3"), tmp_path).path.exists()
+    assert len(openai.submitted) == 1
+
+
+@pytest.mark.parametrize("created", [10**400, 1e18, float("nan"), None], ids=lambda value: str(value)[:9])
+def test_a_list_with_an_absurd_time_is_no_list(openai: OpenAIDouble, created: float | None) -> None:
+    entry = {"id": "v1", "created_at": created, "model": "wan3"}
+    openai.reads = [(200, {"data": [entry], "has_more": False})]
+    with pytest.raises(GenerationUnknown):
+        OpenAIProvider(openai.url, TOKEN, **HOW).billed(
+            datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+        )
+
+
 @pytest.mark.parametrize("word", ["pending", "a word of next year"])
 def test_a_gateway_with_other_words_is_waited_for(openai: OpenAIDouble, tmp_path: Path, word: str) -> None:
     openai.running_word, openai.looks = word, 4
