@@ -37,7 +37,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectDouble]:
     monkeypatch.setattr(dispatching, "_START_SECONDS", 0.05)
     with PrefectDouble(AUTH).serving() as double:
         yield double
-    assert eventually(lambda: all(thread.name != "dispatching" for thread in threading.enumerate())), "it uses the store"
+    assert eventually(lambda: all(thread.name != "dispatching" for thread in threading.enumerate())), (
+        "it uses the store"
+    )
 
 
 @pytest.fixture
