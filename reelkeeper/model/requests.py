@@ -1,6 +1,6 @@
 """Generation requests, validated and in canonical form, and the answers to them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
@@ -37,6 +37,17 @@ WebhookUrl = Annotated[
     StringConstraints(max_length=2_000, pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?$"),
 ]
 _EXACT: Final = 2**53  # from here on, a float may be another number than the one that was sent
+
+
+_FIRST_MADE: Final = datetime(2000, 1, 1, tzinfo=UTC)  # what was never set is of the year 1, 1970 or the like
+
+
+def made_at(at: datetime) -> datetime:
+    """Return the time when a video was made, as somebody gave it. Raises ValueError for one that was never set."""
+    # guard imports.never_set: an empty time counts as a great age, and new videos are retired in the first night
+    if at < _FIRST_MADE:
+        raise ValueError("is before 2000, as a time that was never set: leave it out where it is unknown")
+    return at
 
 
 def _whole(value: object) -> object:

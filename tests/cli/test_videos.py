@@ -128,3 +128,9 @@ def test_why_takes_a_key_as_show_does(ask: Ask, reelkeeper: Run, one_video: str)
 def test_names_are_shown_as_they_are_and_not_as_markup(reelkeeper: Run, one_video: str) -> None:
     reelkeeper("hold", "--video", one_video, "--reason", "[red]court[/red]")
     assert "[red]court[/red]" in reelkeeper("hold", "--list").stdout
+
+
+def test_a_video_is_not_added_as_made_at_a_time_that_was_never_set(reelkeeper: Run, ask: Ask, tiny_clip: Path) -> None:
+    add = ("videos", "add", tiny_clip, "--user", "ann", "--video", "v1")
+    reelkeeper(*add, "--created-at", "1970-01-01", exit_code=2)
+    assert ask("videos") == []

@@ -56,7 +56,7 @@ class NewUpload(BaseModel):
     size_bytes: Whole = Field(ge=1, le=MediaLimits().max_size_bytes, description="Exact size in bytes")
     md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] = Field(description="MD5 of the bytes, in hex")
     extension: Literal["mp4", "webm", "mov", "mkv", "m4v"] = "mp4"
-    created_at: Moment | None = Field(None, description="When the video was made; unset: now")
+    created_at: Moment | None = Field(None, description="When the video was made, from 2000 on; unset: now")
     tag: Tag | None = Field(None, description="Tag for lifecycle segments; the video keeps its first tag")
 
 

@@ -277,12 +277,15 @@ def add(
     """Store a video: upload it, read it back, decode it to its end, and only then publish it."""
     from datetime import UTC, datetime
 
-    from reelkeeper.model.requests import Incoming
+    from reelkeeper.model.requests import Incoming, made_at
     from reelkeeper.operations.core.either_id import present_user
     from reelkeeper.operations.core.lease import LeaseManager
     from reelkeeper.operations.videos.upload import CONTENT_TYPES, upload
 
-    at = moment(created_at) or datetime.now(UTC)
+    try:
+        at = made_at(moment(created_at) or datetime.now(UTC))
+    except ValueError as error:
+        raise typer.BadParameter(f"--created-at {created_at} {error}") from None
     if file.suffix.lstrip(".").lower() not in CONTENT_TYPES:
         raise typer.BadParameter(f"{file.name} does not end in one of {', '.join(CONTENT_TYPES)}")
     with workspace() as opened, LeaseManager(opened.engine) as manager:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.errors import InputRefused, KeyReused, NotFound
 from reelkeeper.model.money import ReservationState
-from reelkeeper.model.requests import Upload
+from reelkeeper.model.requests import Upload, made_at
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.freeze import require_permission
@@ -53,8 +53,8 @@ class Ticket(NamedTuple):
 def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int) -> tuple[Upload, Ticket | None]:
     """Reserve the bytes and sign a URL to put them. The same `key` returns the same upload, with a URL while open.
 
-    Raises QuotaExceeded, KeyReused, InputRefused for a video that exists already, NotFound for an unknown user,
-    KeyRefused, Frozen.
+    Raises QuotaExceeded, KeyReused, InputRefused for a video that exists already or a time that was never set, NotFound
+    for an unknown user, KeyRefused, Frozen.
     """
     require_key(key)
     with transaction(workspace.engine, "receive.begin") as session:
@@ -104,6 +104,10 @@ def _announce(
 ) -> Upload:
     _require_new(session, wanted)
     at = now(session)
+    try:
+        created_at = made_at(wanted.created_at or at)
+    except ValueError as error:
+        raise InputRefused(f"created_at {error}; nothing was reserved") from None
     promise = quota.reserve(
         session,
         wanted.user_id,
@@ -117,7 +121,7 @@ def _announce(
         user_id=wanted.user_id,
         video_id=wanted.video_id,
         # guard upload_url.clock: a video of a caller whose clock is ahead is made in the future, and kept for too long
-        video_created_at=min(wanted.created_at or at, at),
+        video_created_at=min(created_at, at),
         state=promise.state,
         refusal=None,
         reservation_id=promise.id,

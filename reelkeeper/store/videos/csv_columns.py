@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
-from reelkeeper.model.requests import TAG_PATTERN
+from reelkeeper.model.requests import TAG_PATTERN, made_at
 
 _TAG = re.compile(TAG_PATTERN)
 _MAX_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
@@ -95,6 +95,12 @@ def moment(text: str) -> datetime | None:
     if at.tzinfo is None:
         raise ValueError("has no time zone; write 2026-01-31T12:00:00Z")
     return in_utc
+
+
+def created(text: str) -> datetime | None:
+    """Read the time when a video was made, with a zone, or nothing."""
+    at = moment(text)
+    return at and made_at(at)
 
 
 def day(text: str) -> date:

@@ -25,6 +25,7 @@ from reelkeeper.store.videos.csv_columns import (
     Columns,
     CsvLine,
     Problem,
+    created,
     day,
     moment,
     tag,
@@ -39,7 +40,7 @@ _ONE_DAY = timedelta(days=1)
 
 
 _USERS: Columns = {"id": identifier, "tier": lambda text: text or None, "created_at": moment}
-_VIDEOS: Columns = {"id": identifier, "user_id": identifier, "created_at": moment}
+_VIDEOS: Columns = {"id": identifier, "user_id": identifier, "created_at": created}
 _VIEWS: Columns = {"video_id": identifier, "day": day, "views": views}
 
 

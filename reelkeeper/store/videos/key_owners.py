@@ -14,7 +14,7 @@ from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.model.ids import identifier
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import blobs, key_owners, orphans, videos
-from reelkeeper.store.videos.csv_columns import Columns, CsvLine, Problem, moment, whole_lines
+from reelkeeper.store.videos.csv_columns import Columns, CsvLine, Problem, created, whole_lines
 from reelkeeper.store.videos.imports import Imported, import_lines, set_created
 
 
@@ -22,7 +22,7 @@ def _perhaps(text: str) -> str | None:
     return identifier(text) if text else None
 
 
-_COLUMNS: Columns = {"video_id": _perhaps, "user_id": _perhaps, "created_at": moment}
+_COLUMNS: Columns = {"video_id": _perhaps, "user_id": _perhaps, "created_at": created}
 
 
 def import_keys(engine: sa.Engine, lines: Iterable[str], check: Callable[[str], str]) -> Imported:

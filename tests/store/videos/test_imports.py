@@ -12,6 +12,7 @@ from reelkeeper.errors import InputRefused
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
 from reelkeeper.store.videos.imports import Imported, import_users, import_videos, import_views, mark_complete
+from reelkeeper.store.videos.key_owners import import_keys
 from tests.marks import marked
 
 
@@ -247,6 +248,17 @@ def test_a_bad_field_is_named_and_nothing_changes(
         load(engine, lines)
     assert str(refused.value) == complaint
     assert (rows(engine, *users.c), rows(engine, *videos.c), rows(engine, *daily_views.c)) == (*before, [])
+
+
+@pytest.mark.parametrize(
+    "never_set", ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00+00:00", "1969-12-31T19:00:00-05:00"]
+)
+def test_a_time_that_was_never_set_makes_no_video_old(engine: sa.Engine, never_set: str) -> None:
+    with pytest.raises(InputRefused):
+        import_videos(engine, ["id,user_id,created_at", "v1,ada,2026-01-02T00:00:00Z", f"v2,ada,{never_set}"])
+    with pytest.raises(InputRefused):
+        import_keys(engine, ["key,user_id,created_at", f"videos/a.mp4,ada,{never_set}"], str)
+    assert rows(engine, videos.c.created_at) == [(None,), (None,)]
 
 
 def test_every_bad_field_is_counted_and_the_first_ten_are_shown(engine: sa.Engine) -> None:
