@@ -77,18 +77,18 @@ class ReelkeeperError(Exception):
 
 
 class Refused(ReelkeeperError):
-    """Refused on purpose; nothing was changed. Operators see the `operator_remedy` beside a message for users."""
+    """Refused on purpose; nothing was changed."""
 
     exit_code = 9
-    operator_remedy: ClassVar[str] = ""
+    operator_remedy: ClassVar[str] = ""  # what the operator can do, shown beside a message that users read
 
 
 class GuardRefused(Refused):
-    """The blast radius is too large (`widening`: the limits that would allow it), or patterns do not fit the bucket."""
+    """The blast radius is too large, or key patterns do not fit the bucket."""
 
     def __init__(self, message: str, widening: Mapping[str, float] | None = None) -> None:
         super().__init__(message)
-        self.widening = dict(widening or {})
+        self.widening = dict(widening or {})  # the limits that would allow it, by name; empty if none would
 
 
 class PlanRefused(Refused):
