@@ -61,9 +61,8 @@ def claim(
     `order` and `tiers` are exceptions of this run to the policies in force. At most `limit` jobs run at once over all
     workers, of a provider, model, tier or user at most its cap, of a provider at most its tuned limit and what it has
     shown to take, and of an unwell provider only trial jobs; these limits do not hold up other jobs. Jobs of dead
-    workers and jobs to be looked up come first, the others in the order of `rules/jobs/dispatch`. Frozen, it claims
-    nothing.
-    Claims are serialised.
+    workers and jobs to be looked up come first, the others in the order of `rules/jobs/dispatch`. Where the limit is
+    reached, jobs that a provider has are fetched still. Frozen, it claims nothing. Claims are serialised.
     """
     if not warm_models:
         return []
@@ -72,12 +71,14 @@ def claim(
         if why_stopped(session):
             return []
         kept = in_force(session).policies
-        policies = kept.overridden(order=order, tiers=tiers)
-        begun = claims.begun(session)
+        policies, begun = kept.overridden(order=order, tiers=tiers), claims.begun(session)
         # guard claims.limit: more jobs run at once than the limit allows, and each costs money
         slots = list(warm_models[: max(0, limit - sum(some.running for some in begun))])
         if not slots:
-            return []
+            # guard claims.fetched: while a person allows no job at Prefect, what vendors have made expires there
+            hours = kept.attempts.unserved_hours
+            sent = claims.left_behind(session, len(warm_models), served, hours, only_named=True)
+            return claims.take(session, sent, worker) if sent else []
         resting = breaker.for_claims(session, as_of)
         if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
             routing.move_waiting(session, unwell)

@@ -54,6 +54,7 @@ class Claim(NamedTuple):
 
 _COLUMNS = tuple(jobs.c[name] for name in Claim._fields[:-1])
 _IS_LEADER = jobs.c.leader_id.is_(None)
+_LIVES = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())  # its worker
 _IS_QUEUED = jobs.c.state == sa.literal_column(f"'{JobState.QUEUED}'")  # as partial indexes have it
 IS_SENT: Final = checked(sa.and_(_IS_QUEUED, jobs.c.provider_key.is_not(None)))  # no worker has it, but its provider
 
@@ -96,8 +97,7 @@ def running_by_lane(session: Session, otherwise: str | None = None) -> Counter[s
     """Count the jobs that living workers have, by provider, and `otherwise` for those without one."""
     lane = sa.func.coalesce(jobs.c.lane, otherwise)
     counts = sa.select(lane, sa.func.count()).group_by(lane)
-    rows = session.execute(counts.where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())).all()
-    return Counter({row[0]: int(row[1]) for row in rows})
+    return Counter({row[0]: int(row[1]) for row in session.execute(counts.where(_LIVES))})
 
 
 class Begun(NamedTuple):
@@ -111,14 +111,11 @@ class Begun(NamedTuple):
     running: int  # that living workers have
 
 
-def _begun() -> sa.Select[Any]:
-    group = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
-    lives = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())
-    figures = sa.func.sum(jobs.c.estimate_seconds), sa.func.sum(sa.case((lives, 1), else_=0))
-    return sa.select(*group, *figures).where(checked(_IS_LEADER), jobs.c.state.in_(AT_WORK)).group_by(*group)
-
-
-_BEGUN: Final = _begun()  # built once: building a statement costs more than sending it
+_WHOSE: Final = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
+_FIGURES: Final = (sa.func.sum(jobs.c.estimate_seconds), sa.func.sum(sa.case((_LIVES, 1), else_=0)))
+_BEGUN: Final = (  # built once: building a statement costs more than sending it
+    sa.select(*_WHOSE, *_FIGURES).where(checked(_IS_LEADER), jobs.c.state.in_(AT_WORK)).group_by(*_WHOSE)
+)
 
 
 def begun(session: Session) -> list[Begun]:
@@ -133,12 +130,15 @@ def count_states(session: Session) -> dict[str, int]:
     return {row.state: row.jobs for row in session.execute(counts)}
 
 
-def left_behind(session: Session, limit: int, served: Served | None = None, most_hours: float = 0.0) -> list[str]:
+def left_behind(
+    session: Session, limit: int, served: Served | None = None, most_hours: float = 0.0, *, only_named: bool = False
+) -> list[str]:
     """List the ids of jobs that were begun and have no worker now, the longest waiting first.
 
     Those at a provider that is not `served`, here or elsewhere, are left out for `most_hours` after they were begun.
+    `only_named`: those that their provider has given an id, which are fetched there, and not made.
     """
-    return list(session.execute(_abandoned(served, most_hours * 3600), {"limit": limit}).scalars())
+    return list(session.execute(_abandoned(served, most_hours * 3600, only_named), {"limit": limit}).scalars())
 
 
 def is_any_due(session: Session, seconds: float) -> bool:
@@ -149,12 +149,13 @@ def is_any_due(session: Session, seconds: float) -> bool:
 
 
 @lru_cache(maxsize=4)  # building it takes more CPU than reading its rows
-def _abandoned(served: Served | None, most_seconds: float) -> sa.Select[Any]:
+def _abandoned(served: Served | None, most_seconds: float, only_named: bool) -> sa.Select[Any]:
     is_of_another = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider.not_in(served.names if served else ()))
     # guard claims.served_lately: after a freeze of a weekend, a paid clip is given up that its own worker would fetch
     has_waited = sa.and_(jobs.c.started_at < Clock(-most_seconds), ~is_served(jobs.c.provider))
     # guard claims.unserved: a job at a vendor of which no worker is left stays in doubt, its credits held, for ever
     may_be_taken = sa.true() if served is None else sa.or_(sa.not_(is_of_another), has_waited)
+    may_be_taken = sa.and_(may_be_taken, jobs.c.provider_job_id.is_not(None) if only_named else sa.true())
     order, most = (jobs.c.due_at, jobs.c.id), sa.bindparam("limit", type_=sa.Integer)
     # each apart, as an index has it: few are found among all that wait
     each = (sa.select(*order).where(one, may_be_taken).order_by(*order).limit(most) for one in _left_behind())
@@ -324,9 +325,8 @@ def _still_wanted(session: Session, cancelled: Sequence[str]) -> list[str]:
     if not cancelled:
         return []
     leader = jobs.alias()
-    chosen = (
-        sa.select(leader.c.id).join(jobs, jobs.c.leader_id == leader.c.id).join(users, users.c.id == leader.c.user_id)
-    )
+    chosen = sa.select(leader.c.id).join(jobs, jobs.c.leader_id == leader.c.id)
+    chosen = chosen.join(users, users.c.id == leader.c.user_id)
     # guard claims.still_wanted: a running job is cancelled, although paid, and bought again for who joined it
     is_waited_for = sa.and_(jobs.c.state.in_(IN_FLIGHT), users.c.erasing_at.is_(None))
     return list(session.execute(chosen.where(leader.c.id.in_(cancelled), is_waited_for).distinct()).scalars())

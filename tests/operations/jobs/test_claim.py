@@ -101,6 +101,16 @@ def test_no_more_run_at_once_than_the_limit_says(ann: sa.Engine) -> None:
     assert len(claim(ann, "two", [None] * 5, limit=3)) == 3
 
 
+def test_what_a_vendor_has_is_fetched_although_a_person_allows_no_job(ann: sa.Engine) -> None:
+    """Its URL would expire there; one that the vendor may not have could be bought now, and waits."""
+    made = row("made", provider="fal", provider_key="made-1", provider_job_id="at-fal")
+    enqueue(ann, row("new"), row("unsure", provider="fal", provider_key="unsure-1"), made)
+    assert [job.id for job in claim(ann, "one", [None] * 3, limit=0)] == ["made"]
+    expire_claims(ann)
+    assert claim(ann, "two", [None], limit=0, served=only("runway")) == []
+    assert [job.id for job in claim(ann, "two", [None], limit=0, served=only("fal"))] == ["made"]
+
+
 def test_claims_take_turns_so_that_two_at_once_do_not_pass_the_limit(postgresql_engine: sa.Engine) -> None:
     """SQLite has one writer at a time anyway."""
     make_user(postgresql_engine, "ann", DOLLAR)
