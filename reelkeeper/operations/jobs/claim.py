@@ -26,7 +26,7 @@ from reelkeeper.operations.jobs import breaker, charged, lanes, routing
 from reelkeeper.rules.core.limit_scopes import of_job
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
-from reelkeeper.rules.jobs.attempts import LONGEST_PAUSE_SECONDS, QUIET_SECONDS, pause_seconds, unreadable_result
+from reelkeeper.rules.jobs.attempts import LONGEST_PAUSE_SECONDS, pause_seconds, quiet_seconds, unreadable_result
 from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
@@ -290,10 +290,13 @@ def wait(engine: Engine, job: Claim, error: str) -> float:
     return pause
 
 
-def park(engine: Engine, job: Claim, error: str, pause_seconds: float = QUIET_SECONDS) -> None:
-    """Park a job that its provider may have, to be looked up later. Raises LeaseLost."""
+def park(engine: Engine, job: Claim, error: str, *, is_unserved: bool = False) -> None:
+    """Park a job that its provider may have, to be looked up later; unserved, it stays as it was. Raises LeaseLost."""
+    # guard claims.left_as_it_was: after a freeze, a paid clip is given up as its own worker's first look fails
+    state = JobState.QUEUED if is_unserved and not job.was_parked else JobState.PARKED
+    pause, attempts = quiet_seconds(is_unserved=is_unserved), job.attempts - (state is JobState.QUEUED)
     with transaction(engine, "jobs.park") as session:
-        _require(claims.release_job(session, job, JobState.PARKED, pause_seconds, error), job)
+        _require(claims.release_job(session, job, state, pause, error, attempts=attempts), job)
 
 
 def park_unreadable(engine: Engine, job: Claim, error: str, *, run_id: str) -> None:
@@ -331,9 +334,8 @@ def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str], *, 
 
 def hand_back(engine: Engine, held: Sequence[Claim], *, is_unsent: bool = False) -> None:
     """Release jobs that were claimed and not begun, when a worker has to stop; `is_unsent`: though announced."""
-    if held:
-        with transaction(engine, "jobs.hand_back") as session:
-            claims.hand_back(session, held, is_unsent=is_unsent)
+    with transaction(engine, "jobs.hand_back") as session:
+        claims.hand_back(session, held, is_unsent=is_unsent)
 
 
 def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False) -> None:

@@ -49,7 +49,7 @@ from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.deliver import deliver, settle_left
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.billing.vendor_charges import Ending, ending_of, may_be_charged
-from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, not_taken_error, quiet_seconds
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, not_taken_error
 from reelkeeper.store import DBAPIError, Engine, SQLAlchemyError
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.failures import explained
@@ -254,7 +254,7 @@ def _in_doubt(context: WorkerContext, job: JobRun, error: Exception) -> End:
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     if isinstance(error, ResultUnreadable):
         return _fetch_later(context, job, error)
-    claiming.park(context.engine, job.claim, str(error), quiet_seconds(is_unserved=is_unserved))
+    claiming.park(context.engine, job.claim, str(error), is_unserved=is_unserved)
     return End.PARKED
 
 

@@ -350,6 +350,29 @@ def test_a_job_is_not_given_up_for_want_of_a_worker_that_was_away_as_all_were(
     assert len(provider.submitted) == 1
 
 
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_that_another_provider_s_worker_came_first_is_no_doubt_about_a_paid_clip(
+    shop: World, provider: ProviderDouble, tmp_path: Path, *, is_forgotten: bool
+) -> None:
+    """After a freeze of a weekend, its own worker cancelled it, and gave it up, as its first look failed."""
+    (job_id,) = ask(shop, "a cat")
+    provider.looks = 10_000
+    assert run(shop, http(provider), seconds=0.5) == {End.HANDED_OVER: 1}
+    days_later(shop)
+    assert run(shop, LocalGenerator(tmp_path)) == {End.PARKED: 1}
+    make_due(shop.workspace.engine)
+    provider.looks, known = 0, provider.jobs
+    provider.weather = lambda what, _: (503, None) if what == "read" and not is_forgotten else None
+    provider.jobs = {} if is_forgotten else known
+    asked = HttpProvider(provider.url, TOKEN, allow_private=True, timeout_seconds=60.0)
+    assert run(shop, RemoteGenerator(asked, poll_seconds=0.05, most_silent_seconds=0.2)) == {End.PARKED: 1}
+    assert provider.cancelled == []
+    provider.jobs, provider.weather = known, lambda *_: None
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd
+
+
 def test_a_run_with_attempts_of_its_own_leaves_a_job_alone_that_no_worker_serves(
     shop: World, provider: ProviderDouble, tmp_path: Path
 ) -> None:
