@@ -8,7 +8,7 @@ import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, DeploymentSchedule
 from prefect.deployments import runner
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled, Crashed
@@ -111,6 +111,9 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
         # guard up.paused_deployments: a restart or an update resumes what a person has stopped, such as all purges
         if standing and standing.paused:
             deployment["paused"] = True
+        off = [as_made for as_made in standing.schedules if not as_made.active] if standing else []
+        if deployment.get("schedules"):  # one without keeps those that people have given it
+            deployment["schedules"] = [_kept_off(entry, off) for entry in deployment["schedules"]]
         pool = deployment["work_pool"]  # of a file that people have changed, the pool may be one of 0.1.0
         deployment["work_pool"] = pool | {"name": RENAMED.get(pool["name"], pool["name"])}
     kept = folder / "prefect.yaml"
@@ -145,6 +148,14 @@ def only_look(document: dict[str, Any]) -> None:
     for deployment in document["deployments"]:
         if _changes_videos(deployment):
             deployment["parameters"] = deployment.get("parameters", {}) | {"dry_run": True}
+
+
+def _kept_off(written: dict[str, Any], off: Sequence[DeploymentSchedule]) -> dict[str, Any]:
+    """Return a schedule of prefect.yaml, paused where a person has paused it: one of its slug, or else of its times."""
+    new = schedule(written)
+    # guard up.paused_schedules: an update resumes a schedule, as somebody has added another: Prefect makes all anew
+    is_off = any(old.slug == new.get("slug") if old.slug else old.schedule == new["schedule"] for old in off)
+    return written | {"active": False} if is_off else written
 
 
 def _flow(entry: dict[str, Any]) -> str:

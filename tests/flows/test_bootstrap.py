@@ -248,6 +248,8 @@ def test_what_a_person_has_paused_stays_so_at_each_update(client: SyncPrefectCli
         client.pause_deployment(found["purge-retired/daily"].id)
         (nightly,) = found["tier-storage/daily"].schedules
         client.update_deployment_schedule(found["tier-storage/daily"].id, nightly.id, active=False)
+        own = CronSchedule(cron="0 5 * * 6", timezone="UTC")  # of a person, in the UI, where none has a slug
+        client.create_deployment_schedules(found["tier-storage/daily"].id, [DeploymentScheduleCreate(schedule=own)])
 
 
 def deploy_all(
