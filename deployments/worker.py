@@ -36,7 +36,7 @@ from deployments.forkserver import FORKSERVER, client
 from deployments.machine import ON_VIDEOS, Machine
 from deployments.pools import AT_WORK, PAGE, in_pools, polling_emptied, superseded
 from deployments.prefect_internals import run_healthcheck_server
-from reelkeeper.errors import IdentityMismatch, ReelkeeperError, SchemaError, Unavailable
+from reelkeeper.errors import DiskFull, IdentityMismatch, ReelkeeperError, SchemaError, Unavailable
 from reelkeeper.store.core.leases import LEASE_SECONDS
 
 TERMINATE_TIMEOUT_SECONDS: Final = 5.0  # for a run that is handed over to stop cleanly; then it is killed
@@ -180,7 +180,12 @@ with warnings.catch_warnings():
                 return False
             if (await self.client.read_flow(run.flow_id)).name != _DISPATCH:
                 return False
-            if not await asyncio.to_thread(cast("Machine", self._machine).may_rest, str(run.id)):
+            try:
+                rests = await asyncio.to_thread(cast("Machine", self._machine).may_rest, str(run.id))
+            # guard dispatch.full: a worker ends, with all its runs, as the store's disk is full, and no job is there
+            except DiskFull:
+                return False  # the run begins, and says so
+            if not rests:
                 return False
             await self.client.set_flow_run_state(run.id, Completed(message=_RESTS))
             return True

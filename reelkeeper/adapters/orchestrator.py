@@ -1,7 +1,7 @@
 """Start and list runs through Prefect's HTTP API, so that the library does not import Prefect.
 
 GET  /admin/version                          checks that it answers and accepts our credentials; its time
-GET  /deployments/name/FLOW/DEPLOYMENT       its id, and whether it is paused
+GET  /deployments/name/FLOW/DEPLOYMENT       its id, and whether it or its schedules are paused
 POST /flow_runs/filter, /flows/filter        the runs that ended badly or wait to begin, and the names of their flows
 POST /flow_runs/ID/set_state                 marks a run as crashed
 GET  /csrf-token?client=NAME                 if the server requires one; 422 if it does not
@@ -50,12 +50,16 @@ class Orchestrator:
         return str(run.get("id"))
 
     def is_paused(self, flow: str, deployment: str) -> bool:
-        """Check whether somebody has paused a deployment, whose schedule then starts no runs.
+        """Check whether somebody has paused a deployment, or all of its schedules: then Prefect starts no runs of it.
 
         Raises OrchestratorError, which never contains an address.
         """
         with self._open() as client:
-            return bool(_deployed(client, flow, deployment).get("paused"))
+            found = _deployed(client, flow, deployment)
+        schedules = found.get("schedules") or []
+        # guard claims.paused_schedule: jobs go on being bought although a person has paused their flow's schedule
+        is_off = len(schedules) > 0 and not any(schedule.get("active") for schedule in schedules)
+        return bool(found.get("paused")) or is_off
 
     def ended_badly(self, flows: Iterable[str], since: datetime, limit: int = 100) -> list[EndedRun]:
         """List the last runs of deployments of these flows that failed or crashed after `since`, the latest first.

@@ -2,16 +2,20 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
+from deployments.machine import Machine
 from deployments.pools import superseded
 from deployments.worker import Worker, running_beside
-from reelkeeper.errors import Unavailable
+from reelkeeper.errors import DiskFull, Unavailable
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DEPLOYMENT = uuid4()
@@ -73,3 +77,21 @@ def test_a_worker_that_asks_in_vain_or_drains_is_not_restarted(
     monkeypatch.setattr(worker, "_get_scheduled_flow_runs", ask)
     assert asyncio.run(worker.get_and_submit_flow_runs()) == []
     assert worker.is_worker_still_polling(7)
+
+
+def resting(act: Callable[[str], bool]) -> Worker:
+    """A worker whose machine says by `act` whether it may rest."""
+
+    async def read_flow(_: UUID) -> SimpleNamespace:
+        return SimpleNamespace(name="dispatch-jobs")
+
+    worker = Worker("main", 1, cast("Machine", SimpleNamespace(may_rest=act)))
+    worker._client = cast("Any", SimpleNamespace(read_flow=read_flow))
+    return worker
+
+
+def test_a_worker_goes_on_where_a_full_disk_keeps_it_from_recording_that_it_rests() -> None:
+    def act(_: str) -> bool:
+        raise DiskFull("the store's disk is full")
+
+    assert asyncio.run(resting(act)._is_left_out(due(0, dry_run=False))) is False, "the run begins, and says so"

@@ -18,6 +18,7 @@ class PrefectDouble:
         self.auth, self.has_csrf, self.status = auth, has_csrf, 201
         self.deployments = {"dispatch-jobs/every-5-minutes": "d-1"}
         self.paused = set[str]()  # names of deployments
+        self.unscheduled = set[str]()  # the same, with all schedules paused
         self.runs: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
         double = self
@@ -66,7 +67,8 @@ class PrefectDouble:
         name = split.path.removeprefix("/api/deployments/name/")
         if name not in self.deployments:
             return 404, {"detail": "not found"}
-        return 200, {"id": self.deployments[name], "paused": name in self.paused}
+        schedules = [{"active": name not in self.unscheduled}]
+        return 200, {"id": self.deployments[name], "paused": name in self.paused, "schedules": schedules}
 
     def _post(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[int, object]:
         self.asked.append(path)

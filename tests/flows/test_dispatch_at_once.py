@@ -71,6 +71,12 @@ def test_the_deployment_of_prefect_yaml_is_found_and_run(
             assert run.parameters == {"dry_run": False, "seconds": 240}
             assert run.state is not None
             assert run.state.is_scheduled()
+            made = client.read_deployment(str(deployment_id))
+            (schedule,) = made.schedules
+            client.update_deployment_schedule(made.id, schedule.id, active=False)
+            assert orchestrator.is_paused("dispatch_jobs", str(declared.name))
+            client.update_deployment_schedule(made.id, schedule.id, active=True)
+            assert not orchestrator.is_paused("dispatch_jobs", str(declared.name))
             client.pause_deployment(str(deployment_id))
             assert orchestrator.is_paused("dispatch_jobs", str(declared.name))
             assert started(sqlite_engine, orchestrator) is None

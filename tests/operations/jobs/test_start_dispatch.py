@@ -145,14 +145,17 @@ def test_a_worker_is_not_there_once_nothing_starts_it_any_more(engine: sa.Engine
 
 
 @pytest.mark.usefixtures("at")
-def test_no_run_is_requested_while_its_deployment_is_paused(waiting: sa.Engine, server: PrefectDouble) -> None:
-    server.paused.add("dispatch-jobs/every-5-minutes")
+@pytest.mark.parametrize("which", ["paused", "unscheduled"])
+def test_no_run_is_requested_while_its_deployment_is_paused(
+    waiting: sa.Engine, server: PrefectDouble, which: str
+) -> None:
+    getattr(server, which).add("dispatch-jobs/every-5-minutes")
     assert start_dispatch(waiting, Orchestrator(server.url)) is None
     assert server.runs == {}
     offer_to_start(waiting, Orchestrator(server.url))
     with reading(waiting) as session:
         assert not has_starter(session)
-    server.paused.clear()
+    getattr(server, which).clear()
     assert start_dispatch(waiting, Orchestrator(server.url)) == "run-0"
 
 
