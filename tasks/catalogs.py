@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
-from reelkeeper.errors import ReelkeeperError
+from reelkeeper.errors import NoRoom, ReelkeeperError
 from reelkeeper.model import Done, Grace, Outcome
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.isolation import ENDS_ALL
@@ -43,9 +43,10 @@ def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grac
             continue
         try:
             outcome = intents.settle(workspace, intent, scratch=settings().scratch, lease=taken[0], grace=grace)
-        except ENDS_ALL:
-            raise
-        except Exception as error:  # noqa: BLE001  one that cannot be settled must not stop the others
+        except Exception as error:  # one that cannot be settled must not stop the others
+            # guard machines.room_to_settle: an upload too large for the scratch disk ends each hour's run, left open
+            if isinstance(error, ENDS_ALL) and not isinstance(error, NoRoom):
+                raise
             get_run_logger().warning("%s of %s stays open: %s", intent.kind, intent.video_id, error, exc_info=True)
             why = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
             outcome = Outcome(intent.video_id, "failed", why, intent.old_bytes, intent.old_bytes)

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from prefect.artifacts import Artifact
 
 from flows.sync_catalog import sync_catalog
 from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost, NotFound, PartialFailure
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.alerts.alerts import acknowledge
-from reelkeeper.operations.core.lease import alone
+from reelkeeper.operations.core.lease import LeaseManager, alone
+from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.settings import settings
 from reelkeeper.store.alerts import alerts, outbox
@@ -22,6 +26,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from reelkeeper.store.tables import audit_events, blobs, daily_views, orphans, videos, view_days
 from tests.buckets import BUCKET
+from tests.disks import small_disk
 from tests.doubles.analytics import Operation
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
 from tests.flows.scenes import Scene
@@ -68,6 +73,27 @@ def test_new_objects_are_adopted(uploaded: Scene) -> None:
     report = sync_catalog(dry_run=False)
     assert (report.adopted, report.orphans, report.event_gaps) == (1, 0, None)
     assert uploaded.states() == {"v0": "live", "v1": "live", "new": "live"}
+
+
+def test_open_work_for_which_the_disk_has_no_room_keeps_no_new_object_from_being_adopted(
+    uploaded: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload that was killed on a machine with a larger disk ended each hour's run on this one."""
+    workspace = uploaded.world.workspace
+    with LeaseManager(uploaded.engine) as manager, monkeypatch.context() as killed:
+        killed.setattr(intents, "settle", lambda *_, **__: None)
+        (lease,) = manager.take(["video/late"])
+        late = Incoming("ann", "late", datetime.now(UTC))
+        upload(workspace, uploaded.world.clip, late, scratch=tmp_path, lease=lease, run_id="r", grace=Grace())
+        manager.release([lease])
+    with small_disk(tmp_path / "scratch", 100) as scratch:
+        monkeypatch.setenv("REELKEEPER_SCRATCH_DIR", str(scratch))
+        settings.cache_clear()
+        with transaction(uploaded.engine, "test") as session:
+            session.execute(sa.update(blobs).where(blobs.c.state == BlobState.PENDING).values(size_bytes=100_000_000))
+        with pytest.raises(PartialFailure):
+            sync_catalog(dry_run=False)
+    assert uploaded.states()["new"] == "live"
 
 
 @pytest.mark.long
