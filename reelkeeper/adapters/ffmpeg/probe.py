@@ -63,7 +63,9 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
     shown = [p for p in packets if "D" not in p["flags"]]  # D: cut away by an edit list
     frames = len(shown)
     # guard intake.unstated_length: a video is refused whose container states no length, or less than its frames take
-    duration = max(_seconds(video) or _number(answer["format"].get("duration")) or 0.0, _lasts(shown))
+    whole = _number(answer["format"].get("duration")) or 0.0  # of the longest stream, such as the sound
+    stated = _seconds(video) or (whole if len(streams) == 1 else 0.0)
+    duration = max(stated, _lasts(shown)) or whole
     width, height = video.get("width", 0), video.get("height", 0)
     aspect = width / max(height, 1) * _ratio(video.get("sample_aspect_ratio", "1:1"), ":", otherwise=1.0)
     if round(_rotation(video) / 90) % 2:

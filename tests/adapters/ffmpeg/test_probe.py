@@ -100,3 +100,14 @@ def test_a_decode_tells_how_long_a_video_really_is() -> None:
     decoded = ffmpeg.decode(natural("bunny"))
     assert decoded.frames == 132
     assert decoded.duration_seconds == pytest.approx(5.28)
+
+
+def test_a_picture_does_not_last_as_long_as_the_sound_where_its_container_states_one_length(
+    make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """As GStreamer writes WebM, where ffmpeg and mkvmerge add the length of each stream in a tag."""
+    made = make_clip("-vf", "trim=duration=1", seconds=3, codec="libvpx-vp9", suffix="webm", sound="libopus")
+    (clip := tmp_path / "untagged.webm").write_bytes(made.read_bytes().replace(b"DURATION", b"XURATION"))
+    media = ffmpeg.inspect(clip)
+    assert (media.duration_seconds, media.frame_rate) == pytest.approx((1, 24), abs=0.05)
+    assert ffmpeg.decode(clip, media).duration_seconds == pytest.approx(media.duration_seconds, abs=0.05)
