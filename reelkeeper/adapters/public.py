@@ -50,10 +50,9 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
     """
     try:
         parts, parsed = urlsplit(url), httpx.URL(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        host, port = parsed.host, parts.port or (443 if parts.scheme == "https" else 80)
     except (ValueError, httpx.InvalidURL):
         raise AddressRefused("not a valid URL") from None
-    host = parsed.host
     # guard public.https: a provider's data can be read and changed in transit
     if parts.scheme not in (("https", "http") if allow_private else ("https",)):
         raise AddressRefused(f"{parts.scheme or 'no scheme'}: a URL must begin with https://")

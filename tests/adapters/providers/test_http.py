@@ -286,7 +286,9 @@ def test_a_video_is_fetched_from_listed_hosts_alone(double: ProviderDouble, tmp_
         assert made.path.read_bytes() == b"elsewhere"
 
 
-@pytest.mark.parametrize("address", ["https://[video", "https://127.0.0.1:1/\ud800\0.mp4"], ids=ascii)
+@pytest.mark.parametrize(
+    "address", ["https://[video", "https://127.0.0.1:1/\ud800\0.mp4", "https://xn--a/made.mp4"], ids=ascii
+)
 def test_a_video_at_no_address_is_asked_after_again_and_the_store_takes_its_error(
     double: ProviderDouble, make: Callable[..., Made], address: str
 ) -> None:
