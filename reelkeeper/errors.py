@@ -339,10 +339,7 @@ class ProviderDown(ProviderBusy):
 
 
 class ProviderFull(ProviderBusy):
-    """The provider takes no further job for `seconds`, whichever it is.
-
-    `is_rate`: jobs come too fast; False: it has too many at once; None: it does not say which.
-    """
+    """The provider takes no job for `seconds`. `is_rate`: they come too fast; False: it has too many; None: unsaid."""
 
     def __init__(self, message: str, seconds: float, *, is_rate: bool | None = None) -> None:
         super().__init__(message, seconds)
@@ -363,6 +360,10 @@ class GenerationUnknown(GenerationError):
 
 class GenerationAbsent(GenerationUnknown):
     """The provider's list of our jobs does not have it; the request may still be under way."""
+
+
+class GenerationStopped(GenerationUnknown):
+    """The provider still had the job at its deadline, and was told to cancel it."""
 
 
 class ResultUnreadable(GenerationUnknown):

@@ -32,6 +32,7 @@ from reelkeeper.errors import (
     GenerationFailed,
     GenerationLost,
     GenerationRefused,
+    GenerationStopped,
     GenerationUnknown,
     ResultUnreadable,
 )
@@ -172,14 +173,14 @@ class RemoteGenerator:
         return standing if usd is None else replace(standing, cost_microusd=cost_microusd(usd * (standing.units or 0)))
 
     def _stopped(self, job_id: str, order: Order, log: Log) -> Standing:
-        """Cancel a job that is late, unless it is made just then. Raises GenerationUnknown."""
+        """Cancel a job that is late, unless it is made just then. Raises GenerationStopped."""
         # guard provider.stopped: a job that we give up goes on at its provider, which charges for it
         self._provider.cancel(job_id)
         standing = self._provider.look(job_id)
         if standing is None or standing.status is not Status.SUCCEEDED:
             if standing:
                 _note_paid(self._priced(standing, order), log)
-            raise GenerationUnknown(f"it was not over at {order.deadline:%Y-%m-%d %H:%M} UTC, and was cancelled there")
+            raise GenerationStopped(f"it was not over at {order.deadline:%Y-%m-%d %H:%M} UTC, and was cancelled there")
         return self._priced(standing, order)
 
     def _forgotten(self, job_id: str, order: Order) -> GenerationError:

@@ -1,7 +1,6 @@
 """Run one claimed job: make, deliver and settle it; or requeue it, park it, give it up or hand it to another worker.
 
-Any error raised here becomes an outcome of that job and stops no other. A job that was lost to another worker is left
-alone.
+Any error raised here becomes an outcome of that job and stops no other. A job lost to another worker is left alone.
 """
 
 import logging
@@ -24,6 +23,7 @@ from reelkeeper.errors import (
     GenerationFailed,
     GenerationLost,
     GenerationRefused,
+    GenerationStopped,
     GenerationUnknown,
     LeaseLost,
     MediaError,
@@ -249,7 +249,8 @@ def _in_doubt(context: WorkerContext, job: JobRun, error: Exception) -> End:
     is_unserved = job.here is None and isinstance(error, GenerationUnknown)
     # guard claims.doubted_first: after a day without a worker, a paid clip is given up at one failed look or upload
     is_doubted = job.claim.error == str(error) if is_unserved else job.claim.was_parked
-    if is_doubted and _is_given_up(job, job.claim.started_at):
+    # guard claims.late: what a vendor may charge for a job that we cancelled at its deadline counts in no budget
+    if (is_doubted or isinstance(error, GenerationStopped)) and _is_given_up(job, job.claim.started_at):
         job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     if isinstance(error, ResultUnreadable):
