@@ -131,8 +131,6 @@ class Finding:
 
     rule: AlertRule  # a typed list, so that a snooze of any other name can be refused
     scope: str  # total, service:r2-storage, tier:free, user:ID, flow:tier_storage
-    period: str  # 2026-11, 2026-11-24, or "" if it has none
-    level: str  # "80", "100", or ""
     severity: Severity
     title: str  # one line
     text: str  # sentences, with the figures
@@ -140,6 +138,8 @@ class Finding:
     impact_microusd: int | None = None  # cost, or possible saving, per month
     figures: tuple[tuple[str, str], ...] = ()  # label and value, shown side by side
     replaces: tuple[tuple[AlertRule, str, str], ...] = ()
+    period: str = ""  # 2026-11, 2026-11-24, or "" if it has none
+    level: str = ""  # "80", "100", or ""
 
 
 class Message(BaseModel):

@@ -31,7 +31,7 @@ from tests.faults.world import World
 from tests.marks import marked
 from tests.operations.refused_plans import carry_out, planned, refuse, stock
 
-BUDGET = Finding("budget", "total", "2999-11", "80", Severity.WARNING, "total at 80 %", "Spend is high.")
+BUDGET = Finding("budget", "total", Severity.WARNING, "total at 80 %", "Spend is high.", period="2999-11", level="80")
 
 
 class Channel:

@@ -50,7 +50,9 @@ def at_slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackDouble]:
 @pytest.mark.long
 def test_an_alert_is_listed_acknowledged_and_snoozed(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
     assert "Nothing fires" in reelkeeper("alerts", "list").stdout
-    found = Finding("budget", "total", "2999-11", "100", Severity.CRITICAL, "At 100 %", "", impact_microusd=12_340_000)
+    found = Finding(
+        "budget", "total", Severity.CRITICAL, "At 100 %", "", impact_microusd=12_340_000, period="2999-11", level="100"
+    )
     observe(store, [found], rules=["budget"], run_id="run")
     said = reelkeeper("alerts", "list").stdout
     assert "100 %" in said

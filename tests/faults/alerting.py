@@ -34,7 +34,7 @@ def child(store_url: str, api_url: str, second_url: str, spec: str) -> None:
     bot.pace_seconds = 0.0
     sinks = Sinks(bot, second_sink.Webhook(second_url))
     found = [
-        Finding("budget", scope, "2999-11", "80", Severity.WARNING, f"{scope} at 80 %", "")
+        Finding("budget", scope, Severity.WARNING, f"{scope} at 80 %", "", period="2999-11", level="80")
         for scope in ("total", REFUSED)
     ]
     failpoints.arm(spec)

@@ -107,7 +107,7 @@ def live(world: World) -> None:
     users.give(engine, "bob", DOLLAR, "of-bob", by="front", reason=f"for {USER}'s sake")
     said = f"user {USER} stores much, such as {name}"
     alerts.observe(
-        engine, [Finding("saving", f"user:{USER}", "", "", Severity.NOTICE, said, said)], rules=["saving"], run_id="run"
+        engine, [Finding("saving", f"user:{USER}", Severity.NOTICE, said, said)], rules=["saving"], run_id="run"
     )
     alerts.snooze(engine, "saving", scope=f"user:{USER}", seconds=60, author="test", reason=f"{USER} was asked")
     with transaction(engine, "test") as session:

@@ -110,8 +110,6 @@ def _stuck(session: Session) -> list[Finding]:
         Finding(
             rule=_STUCK,
             scope="outbox",
-            period="",
-            level="",
             severity=Severity.CRITICAL,
             title=f"{many(count, 'message')} in the outbox, the oldest for {minutes:,.0f} minutes",
             text=f"Last error: {errors[-1] if errors else 'none; no attempt was made to send them'}.",
@@ -129,8 +127,6 @@ def _behind(engine: Engine) -> list[Finding]:
         Finding(
             rule=_BEHIND,
             scope="store",
-            period="",
-            level="",
             severity=Severity.CRITICAL,
             title="The store is behind its bucket, and deletes nothing",
             text=sentence(why),

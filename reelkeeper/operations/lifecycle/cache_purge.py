@@ -77,8 +77,6 @@ def _finding(problem: str) -> Finding:
     return Finding(
         rule=RULE,
         scope="total",
-        period="",
-        level="",
         severity=Severity.WARNING,
         title="Deleted videos may still be served from Cloudflare's cache",
         text=f"The cache could not be purged: {problem}",

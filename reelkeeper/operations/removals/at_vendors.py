@@ -157,8 +157,6 @@ def _late(item: Late) -> Finding:
     return Finding(
         rule="erasure_late",
         scope=f"provider:{item.provider}",
-        period="",
-        level="",
         severity=Severity.WARNING,
         title=f"{item.provider} has not deleted {many(item.jobs, 'job')} that it was asked to delete",
         text=f"The first was asked for on {item.since:%Y-%m-%d %H:%M} UTC. Each is repeated for 30 days.",
@@ -171,7 +169,6 @@ def _given_up(item: ToErase, day: str) -> Finding:
         rule="erasure_given_up",
         scope=f"provider:{item.provider}",
         period=day,
-        level="",
         severity=Severity.WARNING,
         title=f"{item.provider} has not deleted what it was asked to delete for 30 days",
         text=f"It may still have {item.vendor_id}, of an erased user or of a video that was taken down. It is asked no "

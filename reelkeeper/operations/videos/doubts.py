@@ -57,7 +57,6 @@ def _finding(doubt: Doubt) -> Finding:
         rule=_RULE,
         scope=f"blob:{doubt.id}",
         period=doubt.found_etag or "missing",
-        level="",
         severity=Severity.WARNING,
         title="An object at a key of ours is not as recorded",
         text=f"{unnamed(doubt.key)}: recorded are {size(doubt.expected_bytes)}, ETag {doubt.expected_etag}; stored: "

@@ -235,8 +235,6 @@ def finding(trouble: Trouble, flow: str, *, run_name: str, message: str = "", ur
     return Finding(
         rule=_RULE_OF[trouble],
         scope=scope(name),
-        period="",
-        level="",
         severity=Severity.WARNING,
         title=f"A run of {name} {_HAPPENED[trouble]}",
         text=message,
@@ -275,8 +273,6 @@ def unfit_machine(machine: str, code: str, problem: str) -> Finding:
     return Finding(
         rule=UNFIT_MACHINE,
         scope=machine_scope(machine),
-        period="",
-        level="",
         severity=Severity.WARNING,
         title=f"Machine {machine} takes no work: {code}",
         text=problem,
@@ -298,8 +294,6 @@ def bucket_refuses(machine: str, problem: str) -> Finding:
     return Finding(
         rule=BUCKET_REFUSES,
         scope="total",
-        period="",
-        level="",
         severity=Severity.CRITICAL,
         title="The bucket takes no objects: no job is begun",
         text=f"As machine {machine} asked: {problem}. It asks again every 15 seconds. What providers have made waits "

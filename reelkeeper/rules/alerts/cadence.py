@@ -99,8 +99,6 @@ def silent(flow: str, since: datetime, cadence: Cadence, *, has_succeeded: bool,
     return Finding(
         rule=RULE,
         scope=f"flow:{flow}",
-        period="",
-        level="",
         severity=Severity.CRITICAL,
         title=f"{flow} has not succeeded for {span(quiet_for)}",
         text=f"{last}; it should every {span(timedelta(seconds=cadence.period_seconds))}, and at the latest "

@@ -85,8 +85,6 @@ def disabled(endpoint_id: str, reason: str) -> Finding:
     return Finding(
         rule=DISABLED,
         scope=scope(endpoint_id),
-        period="",
-        level="",
         severity=Severity.CRITICAL,
         title=f"The webhook {endpoint_id} is disabled",
         text=f"{reason}. The service gets no events through it; they wait, in order.",
@@ -100,7 +98,6 @@ def given_up(endpoint_id: str, day: str, message_id: str, error: str) -> Finding
         rule=GIVEN_UP,
         scope=scope(endpoint_id),
         period=day,
-        level="",
         severity=Severity.WARNING,
         title=f"The webhook {endpoint_id} has not accepted a message for three days",
         text=f"{message_id} was given up: {error}. Later events of its video are sent without it.",

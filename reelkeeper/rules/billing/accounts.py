@@ -62,8 +62,6 @@ def findings(mismatches: Sequence[Mismatch]) -> list[Finding]:
         Finding(
             rule=RULE,
             scope="total",
-            period="",
-            level="",
             severity=Severity.CRITICAL,
             title="The accounts do not add up: changes are frozen",
             text=f"{summary(mismatches)}. No credits are spent and nothing is deleted until a person has looked.",
@@ -80,7 +78,6 @@ def holds_ended(job_ids: Sequence[str], at: datetime) -> Finding:
         rule="hold_ended",
         scope="total",
         period=f"{at:%Y-%m-%d}",
-        level="",
         severity=Severity.WARNING,
         title="Credits of unfinished jobs were given back",
         text=f"The time of the credits held for {many(len(job_ids), 'job')} is over, and the jobs go on: {named}. Each "

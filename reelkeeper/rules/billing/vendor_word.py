@@ -59,7 +59,6 @@ class VendorWord(NamedTuple):
             rule=RULE,
             scope=f"model:{self.model}",
             period=f"{self.provider} {period}",
-            level="",
             severity=Severity.WARNING,
             title=title,
             text=text,

@@ -81,8 +81,6 @@ def failed(error: Exception) -> Finding:
     return Finding(
         rule=RULE,
         scope="store",
-        period="",
-        level="",
         severity=Severity.CRITICAL,
         title="The store has no new backup that can be restored",
         text=str(error) or type(error).__name__,

@@ -182,7 +182,7 @@ def _long_wait(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -
             "Why a job waits: reelkeeper queue --explain JOB."
         )
     severity = Severity.WARNING if running else Severity.CRITICAL
-    return [Finding(WAITING, "total", "", "", severity, f"A job has waited {oldest / 60:.0f} minutes", text, advice)]
+    return [Finding(WAITING, "total", severity, f"A job has waited {oldest / 60:.0f} minutes", text, advice)]
 
 
 def _full(filled: Filled | None, policy: PerformancePolicy) -> list[Finding] | None:
@@ -201,7 +201,7 @@ def _full(filled: Filled | None, policy: PerformancePolicy) -> list[Finding] | N
         f"{over / _GB:,.2f} GB less keep the limit. reelkeeper plan tier_storage says what shrinks or goes now; with "
         "--param policy.compress_after_days=3, say, what more would."
     )
-    return [Finding(FULL, "total", "", "", Severity.WARNING, f"Storage is {share:.0f} % full", text, advice)]
+    return [Finding(FULL, "total", Severity.WARNING, f"Storage is {share:.0f} % full", text, advice)]
 
 
 def _finding(
@@ -215,7 +215,7 @@ def _finding(
     impact: int | None = None,
 ) -> Finding:
     scope, whose = (f"model:{model}", f"Jobs of {model}") if model else (_TOTAL, "Jobs")
-    return Finding(rule, scope, "", "", severity, f"{whose} {what}", text, advice, impact)
+    return Finding(rule, scope, severity, f"{whose} {what}", text, advice, impact)
 
 
 def _better(

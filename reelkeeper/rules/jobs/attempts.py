@@ -90,7 +90,6 @@ def unreadable_result(provider: str, day: str, job_id: str, problem: str) -> Fin
         rule=_UNREADABLE,
         scope=f"provider:{provider}",
         period=day,
-        level="",
         severity=Severity.WARNING,
         title=f"A video that {provider} made cannot be read",
         text=f"Job {job_id}: {problem}. It is paid for, so it is not made again by itself: it is parked, and fetched "

@@ -183,4 +183,4 @@ def _locked_account(provider: str, reason: str) -> Finding:
 
 
 def _finding(rule: AlertRule, provider: str, title: str, text: str, suggestion: str) -> Finding:
-    return Finding(rule, f"provider:{provider}", "", "", Severity.CRITICAL, title, text, suggestion)
+    return Finding(rule, f"provider:{provider}", Severity.CRITICAL, title, text, suggestion)

@@ -161,7 +161,6 @@ def refused(plan: PlanSummary, refusal: str) -> Finding:
         rule=alerting.PLAN_REFUSED,
         scope=alerting.scope(plan.flow),
         period=plan.id,
-        level="",
         severity=Severity.WARNING,
         title=f"{plan.flow} was refused: {_selection(plan)}",
         text=refusal,

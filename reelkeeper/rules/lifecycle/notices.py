@@ -132,8 +132,6 @@ def no_endpoint(flow: str, videos: int) -> Finding:
     return Finding(
         rule=NO_ENDPOINT,
         scope=flow,
-        period="",
-        level="",
         severity=Severity.WARNING,
         title="Videos due for retirement are kept: no endpoint receives video.expiring",
         text=f"{many(videos, 'video')} would be retired by {flow}. Their users were promised notice, and there is no "
@@ -147,8 +145,6 @@ def late(endpoint_id: str, notices: int, since: datetime) -> Finding:
     return Finding(
         rule=NOT_DELIVERED,
         scope=scope(endpoint_id),
-        period="",
-        level="",
         severity=Severity.WARNING,
         title=f"The webhook {endpoint_id} has not accepted {many(notices, 'notice')}: their videos are kept",
         text=f"The oldest was given on {since:%Y-%m-%d %H:%M} UTC. No video is retired before its notice is delivered.",

@@ -295,8 +295,6 @@ def _finding(scope: str, usd: Decimal, title: str, text: str, suggestion: str) -
     return Finding(
         RULE,
         scope,
-        "",
-        "",
         Severity.NOTICE,
         f"{title}: {shown} less a month",
         text,

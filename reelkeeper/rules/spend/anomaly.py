@@ -188,8 +188,6 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date, with
     return Finding(
         RULE,
         scope,
-        f"{day.day}",
-        "",
         Severity.WARNING if up else Severity.NOTICE,
         f"{scope_in_words(scope)} is odd: {actual} on {when}{percent}",
         " ".join(sentences),
@@ -197,6 +195,7 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date, with
         month // NANO_IN_MICRO if up else None,
         (("Actual", actual), ("Usual", usual), ("Day", when), *parts),
         tuple((RULE, part, f"{day.day}") for part in within),
+        period=f"{day.day}",
     )
 
 

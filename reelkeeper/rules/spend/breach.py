@@ -66,14 +66,14 @@ def _breach(
     yield Finding(
         RULE,
         span.budget.scope,
-        span.name,
-        str(level),
         Severity.NOTICE if level == min(_WORDS) else Severity.WARNING,
         f"{span.what} of {limit} {_WORDS[level]} be exceeded: {usd(mean)} expected",
         f"{usd(span.spent)} of {limit} spent in {span.name} so far. {how}",
         "What it goes to: reelkeeper bill --by service, and --by user.",
         max(mean - span.limit, 0) // NANO_IN_MICRO or None,
         (("Expected", usd(mean)), ("Budget", limit), ("Spent so far", usd(span.spent)), ("Period", span.name)),
+        period=span.name,
+        level=str(level),
     )
 
 

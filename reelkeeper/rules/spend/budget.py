@@ -173,8 +173,6 @@ def _crossing(span: Span, level: int, as_of: datetime) -> Finding:
     return Finding(
         RULE,
         span.budget.scope,
-        span.name,
-        str(level),
         _severity(level),
         f"{span.what} at {span.spent * FULL // span.limit} %: {spent} of {limit}",
         " ".join(sentences),
@@ -182,6 +180,8 @@ def _crossing(span: Span, level: int, as_of: datetime) -> Finding:
         over // NANO_IN_MICRO if over > 0 and span.budget.period is Period.MONTH else None,
         (("Spent", spent), ("Budget", limit), ("Period", span.name), *most),
         ((FORESEEN, span.budget.scope, span.name),) if over >= 0 else (),
+        period=span.name,
+        level=str(level),
     )
 
 

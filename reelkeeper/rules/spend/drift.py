@@ -85,8 +85,6 @@ def _finding(scope: str, before: float, now: float, expected: float, monday: dat
     return Finding(
         RULE,
         scope,
-        _week(last),
-        "",
         Severity.NOTICE,
         f"{scope_in_words(scope)} has grown by {percent} in four weeks",
         f"{usd(round(now))} a day at list price in the two weeks to {last}, {usd(round(before))} four weeks before: "
@@ -99,6 +97,7 @@ def _finding(scope: str, before: float, now: float, expected: float, monday: dat
             ("By its trend", usd(round(expected))),
         ),
         tuple((RULE, same, _week(last - timedelta(days=_WEEK))) for same in dict.fromkeys((scope, TOTAL))),
+        period=_week(last),
     )
 
 

@@ -161,15 +161,14 @@ def _finding(use: LimitUse) -> Finding:
     return Finding(
         RULE,
         use.scope,
-        use.period_name,
-        str(FULL if full else NEARLY),
         Severity.CRITICAL if full else Severity.WARNING,
         f"Limit of {whose} for {use.period_name} {'used up' if full else f'at {use.percent} %'}: {used} of {limit}",
         f"{exact(use.spent_microusd)} spent and {exact(use.in_flight_microusd)} in flight."
         + refused * bool(use.refusals),
         f"New jobs that do not fit are refused until it ends. To allow more: admission.{setting} in the policies.",
-        None,
-        (("Used", used), ("Limit", limit), ("Period", use.period_name)),
+        figures=(("Used", used), ("Limit", limit), ("Period", use.period_name)),
+        period=use.period_name,
+        level=str(FULL if full else NEARLY),
     )
 
 

@@ -111,8 +111,6 @@ def findings(missing: Sequence[date], trouble: str = "") -> list[Finding]:
             Finding(
                 RULE,
                 "usage:stored_bytes",
-                "",
-                "",
                 Severity.WARNING,
                 f"Usage of {many(len(missing), 'day')} is missing",
                 f"Nobody knows how much was stored on {named}. The last known figure stands in, as an estimate.",
@@ -125,8 +123,6 @@ def findings(missing: Sequence[date], trouble: str = "") -> list[Finding]:
             Finding(
                 RULE,
                 "source:cloudflare",
-                "",
-                "",
                 Severity.WARNING,
                 "Cloudflare does not say what was used",
                 f"Our own count stands in, which cannot see what others ask of the bucket. {trouble}",

@@ -312,7 +312,7 @@ def test_a_message_that_slack_stumbles_over_holds_up_no_other(mail: Post) -> Non
 
 def test_a_resolution_is_sent_after_its_alert(mail: Post) -> None:
     mail.double.queue = [Answer(500, "")]
-    found = Finding("budget", "total", "2999-11", "80", Severity.WARNING, "at 80 %", "")
+    found = Finding("budget", "total", Severity.WARNING, "at 80 %", "", period="2999-11", level="80")
     observe(mail.engine, [found], rules={"budget"}, run_id="run")
     mail.deliver()
     observe(mail.engine, [], rules={"budget"}, run_id="run")
@@ -333,7 +333,9 @@ def test_a_process_that_was_stopped_sends_nothing_when_it_wakes(mail: Post, monk
 
 
 def test_without_slack_the_console_has_it(engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
-    found = Finding("budget", "total", "2999-11", "100", Severity.CRITICAL, "Over\x1b[2J", "$12 of $10.", "Look.")
+    found = Finding(
+        "budget", "total", Severity.CRITICAL, "Over\x1b[2J", "$12 of $10.", "Look.", period="2999-11", level="100"
+    )
     observe(engine, [found], rules={"budget"}, run_id="run")
     console = second_sink.Console()
     assert deliver(engine, Sinks(console, console)).sent == 1
@@ -352,7 +354,7 @@ budget, total, 2999-11. To acknowledge: reelkeeper alerts ack ID
 )
 def test_a_message_links_to_the_flow_run_that_found_it(mail: Post, run_id: str, linked: bool) -> None:
     mail.sinks = mail.sinks._replace(ui_url="https://prefect.example/")
-    found = Finding("budget", "total", "", "", Severity.WARNING, "over", "by $1")
+    found = Finding("budget", "total", Severity.WARNING, "over", "by $1")
     observe(mail.engine, [found], rules=["budget"], run_id=run_id)
     mail.deliver()
     (posted,) = mail.double.posted

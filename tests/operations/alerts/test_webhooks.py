@@ -463,8 +463,8 @@ def test_a_following_run_also_sends_events_that_arrive_meanwhile(
 
 def test_a_crossed_budget_is_reported_once(service: Service) -> None:
     service.add()
-    found = [Finding("budget", "total", "2999-11", "80", Severity.WARNING, "80 %", "words")]
-    found.append(Finding("drift", "total", "2999-11", "", Severity.WARNING, "drift", "words"))
+    found = [Finding("budget", "total", Severity.WARNING, "80 %", "words", period="2999-11", level="80")]
+    found.append(Finding("drift", "total", Severity.WARNING, "drift", "words", period="2999-11"))
     for _ in range(2):
         observe(service.engine, found, rules={"budget", "drift"}, run_id="run")
     service.deliver()
@@ -476,7 +476,7 @@ def test_a_budget_that_is_crossed_during_a_snooze_is_reported_at_once_and_not_ag
 ) -> None:
     service.add()
     snooze_id = snooze(service.engine, "budget", scope=None, seconds=60, author="ann", reason="known")
-    found = [Finding("budget", "total", "2999-11", "80", Severity.WARNING, "80 %", "words")]
+    found = [Finding("budget", "total", Severity.WARNING, "80 %", "words", period="2999-11", level="80")]
     for opened in (0, 0, 1, 0):
         if opened:
             end_snooze(service.engine, snooze_id)

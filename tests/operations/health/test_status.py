@@ -56,8 +56,10 @@ def test_the_watchdog_names_no_flow_that_is_not_deployed(old: sa.Engine) -> None
 def test_every_firing_alert_and_lever_is_counted_the_worst_first(engine: sa.Engine) -> None:
     a_disabled = disabled("0" * 12, "it is gone")
     observe(engine, [a_disabled], rules=(), run_id="test")
-    over = [Finding(LIMIT, f"user:{user}", "2999-11", "80", Severity.WARNING, "", "") for user in range(60)]
-    ways = [Finding(LEVER, f"lever {way}", "", "", Severity.NOTICE, "", "", "", way * 10**6) for way in range(60)]
+    over = [
+        Finding(LIMIT, f"user:{user}", Severity.WARNING, "", "", period="2999-11", level="80") for user in range(60)
+    ]
+    ways = [Finding(LEVER, f"lever {way}", Severity.NOTICE, "", "", "", way * 10**6) for way in range(60)]
     observe(engine, [*over, *ways], rules=(), run_id="test")
     found = gather(engine)
     assert len(found.alerts) == 61

@@ -168,7 +168,10 @@ def test_of_two_users_with_accounts_bytes_and_alerts_are_joined_and_others_keep_
     with transaction(engine, "test") as session:
         quotas.ensure(session, ["ann", GINA, "bob"])
     scopes = ("user:ann", f"user:{GINA}", "user:bob", "total")
-    found = [Finding("budget", scope, "2026-11", "80", Severity.WARNING, scope, "Spend is high.") for scope in scopes]
+    found = [
+        Finding("budget", scope, Severity.WARNING, scope, "Spend is high.", period="2026-11", level="80")
+        for scope in scopes
+    ]
     observe(engine, found, rules=(), run_id="run")
     with transaction(engine, "test") as session:  # a video is called like her
         session.execute(sa.insert(videos).values(id="ann", user_id="bob", state="live", generation=1))

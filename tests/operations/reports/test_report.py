@@ -142,11 +142,16 @@ def test_a_month_has_its_alerts_however_many_came_after_it(engine: sa.Engine) ->
 
 
 def test_a_page_has_every_firing_alert_and_lever_beside_those_that_are_over(engine: sa.Engine) -> None:
-    limits = [Finding(LIMIT, f"user:{user}", "2999-11", "80", Severity.WARNING, "", "") for user in range(60)]
-    lever = Finding(LEVER, "lever", "", "", Severity.NOTICE, "", "")
+    limits = [
+        Finding(LIMIT, f"user:{user}", Severity.WARNING, "", "", period="2999-11", level="80") for user in range(60)
+    ]
+    lever = Finding(LEVER, "lever", Severity.NOTICE, "", "")
     observe(engine, [lever], rules=(), run_id="test")
     observe(engine, limits, rules=(), run_id="test")
-    over = [Finding("budget", f"service:{number}", "2999-11", "80", Severity.NOTICE, "", "") for number in range(60)]
+    over = [
+        Finding("budget", f"service:{number}", Severity.NOTICE, "", "", period="2999-11", level="80")
+        for number in range(60)
+    ]
     observe(engine, over, rules=(), run_id="test")
     observe(engine, [], rules=["budget"], run_id="test")
     at = datetime.now(UTC)
