@@ -8,7 +8,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from reelkeeper.errors import ReelkeeperError
-from reelkeeper.model import Grace, Outcome
+from reelkeeper.model import Grace
 from reelkeeper.operations import Item
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.lease import HeldLease
@@ -54,9 +54,7 @@ def settle_claims(workspace: Workspace, held: HeldLease, *, run_id: str, grace: 
 def _note_failed(workspace: Workspace, plan_id: str, items: Sequence[Item], error: Exception) -> None:
     get_run_logger().warning("%s blobs could not be purged, the others were: %s", f"{len(items):,}", error)
     why = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
-    failed = [
-        Outcome(item.video_id or "", "failed", why, item.size_bytes, item.size_bytes, item.blob_id) for item in items
-    ]
+    failed = [outcomes.stays(item, "failed", why) for item in items]
     outcomes.record(workspace.engine, "purge.failed", plan_id, failed)
 
 

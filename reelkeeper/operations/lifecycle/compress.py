@@ -25,6 +25,7 @@ from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.policies import replaced_since
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.lifecycle.outcomes import judged_again
 from reelkeeper.operations.lifecycle.swap import (
     Run,
     Skipped,
@@ -41,7 +42,7 @@ from reelkeeper.operations.lifecycle.transcode import Found, Permit, Terms, sear
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import lesson
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay, verdicts
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay
 from reelkeeper.rules.lifecycle.selection import TRIED
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
 from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_IN_PLACE_USD, REQUESTS_USD, pace, unopened
@@ -55,7 +56,7 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress
 from reelkeeper.store.lifecycle.plans import Item, count_failures
 from reelkeeper.store.lifecycle.swaps import Source
-from reelkeeper.store.videos.videos import list_videos, live_videos
+from reelkeeper.store.videos.videos import list_videos
 
 _LOOKED_AT = 200  # videos read for one batch
 
@@ -210,14 +211,11 @@ def compress(
 
 
 def _require_due(workspace: Workspace, job: CompressionJob, source: Source) -> None:
-    """Judge a video again, by the plan's own policies as of its time. Raises Skipped where they keep it by now.
-
-    A user's tier, a video's age and tag, and views of earlier days may have been recorded since.
-    """
+    """Judge a video again, by the plan's own policies as of its time. Raises Skipped where they keep it by now."""
     with reading(workspace.engine) as session:
-        found = live_videos(session, job.as_of, only=[source.video_id], classified=bool(job.policy.segments))
-        judged = list(verdicts(found, job.policy, job.tiers, job.as_of, "", job.recipe.skip_codecs))
-    if not any(verdict.action is Action.COMPRESS for verdict in judged):
+        terms = job.policy, job.tiers, job.as_of, job.recipe.skip_codecs
+        is_due = any(item.action is Action.COMPRESS for item in judged_again(session, [source.video_id], *terms))
+    if not is_due:
         raise skipped(source, "no longer to be compressed, by its tier, age, tag or views")
 
 

@@ -4,9 +4,9 @@ A notice, its messages in the outbox and its audit row are one transaction, and 
 killed or repeated run sends none twice. The plan's verdicts are checked again, as in every change.
 """
 
-import logging
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from functools import partial
 
 from reelkeeper.errors import KeepRefused, NotFound
 from reelkeeper.model import Action, Outcome, PlanSummary, Verdict, VideoState
@@ -14,13 +14,12 @@ from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import alerts, events
 from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.lifecycle.outcomes import each_recorded, judged_again, stays
 from reelkeeper.rules.alerts.webhooks import NOT_DELIVERED
 from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import many
-from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle import notices as rules
 from reelkeeper.rules.lifecycle.notices import Expiry, Given
 from reelkeeper.rules.policies import Policies
@@ -36,11 +35,10 @@ from reelkeeper.store.lifecycle.notices import Kept, NewNotice
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.retirements import Planned
 from reelkeeper.store.videos import uploads
-from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
+from reelkeeper.store.videos.videos import Listed, list_videos
 
 _ACTIONS = (Action.NOTIFY, Action.WITHDRAW)
 _NOT_SO = "no longer due: announced, kept, viewed or held since the plan"
-_log = logging.getLogger(__name__)
 
 
 def given(engine: Engine) -> Given:
@@ -57,25 +55,12 @@ def carry_out(
     One transaction for the batch (of at most some hundred videos); where one video makes it fail, each half is tried,
     down to that one. Raises Frozen or LeaseLost before the first change.
     """
-    outcomes: list[Outcome] = []
-
-    def act(some: Sequence[str]) -> None:
-        outcomes.extend(_carry_out_batch(engine, plan_id, some, policies, lease=lease, run_id=run_id))
-
-    def failed(some: Sequence[str], error: Exception) -> None:
-        _log.error("notice for video %s failed; the others were processed: %s", ", ".join(some), error, exc_info=error)
-        with transaction(engine, "notices.failed") as session:
-            planned = retirements.planned(session, plan_id, some, _ACTIONS)
-            broken = [_outcome(row, "failed", f"{type(error).__name__}: {error}") for row in planned]
-            record_outcomes(session, plan_id, broken)
-        outcomes.extend(broken)
-
-    each_apart(video_ids, act, failed)
-    return outcomes
+    act = partial(_carry_out_batch, engine, plan_id, policies=policies, lease=lease, run_id=run_id)
+    return each_recorded(engine, plan_id, video_ids, act, _ACTIONS, "notice for video")
 
 
 def _carry_out_batch(
-    engine: Engine, plan_id: str, video_ids: Sequence[str], policies: Policies, *, lease: Lease, run_id: str
+    engine: Engine, plan_id: str, video_ids: Sequence[str], *, policies: Policies, lease: Lease, run_id: str
 ) -> list[Outcome]:
     with transaction(engine, "notices") as session:
         # guard notices.permission: a run gives notices during a freeze, or without its lease
@@ -89,7 +74,7 @@ def _carry_out_batch(
         done = dict.fromkeys(lapsed, "withdrawn") | dict.fromkeys(given, "notified")
         planned = retirements.planned(session, plan_id, video_ids, _ACTIONS)
         outcomes = [
-            _outcome(row, done.get(row.video_id, "skipped"), row.reason if row.video_id in done else _NOT_SO)
+            stays(row, done.get(row.video_id, "skipped"), row.reason if row.video_id in done else _NOT_SO)
             for row in planned
         ]
         record_outcomes(session, plan_id, outcomes)
@@ -100,7 +85,7 @@ def _carry_out_batch(
 def _judge_again(session: Session, video_ids: Sequence[str], policies: Policies) -> list[Verdict]:
     at, policy, tiers = now(session), policies.lifecycle, policies.tiers
     # guard notices.again: the service gets notice for a video that was kept, viewed or held since the plan
-    judged = lifecycle.verdicts(live_videos(session, at, only=video_ids), policy, tiers, at, recipe_fingerprint="")
+    judged = judged_again(session, video_ids, policy, tiers, at)
     return list(rules.with_notices(judged, policy, tiers, at, _given(session, video_ids)))
 
 
@@ -147,10 +132,6 @@ def tell_of_waiting(engine: Engine, plan: PlanSummary, run_id: str) -> None:
 
 def _given(session: Session, video_ids: Sequence[str] | None = None) -> Given:
     return Given(notices.standing(session, video_ids), webhooks.has_subscriber(session, EventType.VIDEO_EXPIRING))
-
-
-def _outcome(row: Planned, action: str, why: str) -> Outcome:
-    return Outcome(row.video_id, action, why, row.size_bytes, row.size_bytes, row.blob_id)
 
 
 def _audited(row: Planned, action: str, plan_id: str, run_id: str) -> Event:

@@ -5,20 +5,30 @@ record(engine, "swap.record", plan_id, [outcome])             # in the plan, as 
 report(engine, plan, run_id)                                  # from the records of all workers
 """
 
-from collections.abc import Generator, Sequence
+import logging
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from datetime import datetime
 from enum import StrEnum
 from itertools import islice
 from typing import Final
 
-from reelkeeper.model import Counts, Outcome, PlanSummary
+from reelkeeper.model import Action, Counts, Outcome, PlanSummary, Verdict
+from reelkeeper.operations.core.isolation import each_apart
+from reelkeeper.rules.core.tiers import Tiers
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, verdicts
 from reelkeeper.rules.lifecycle.report import Report
-from reelkeeper.store import DBAPIError, Engine
+from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+from reelkeeper.store import DBAPIError, Engine, Session
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.failures import require_lost, safe_to_repeat
-from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, plans
+from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, plans, retirements
 from reelkeeper.store.lifecycle.plans import Item
+from reelkeeper.store.lifecycle.retirements import Planned
+from reelkeeper.store.videos.videos import live_videos
 
+Act = Callable[[Sequence[str]], list[Outcome]]  # changes all of some videos and records their outcomes, or nothing
 MAX_FAILURES = 100  # in a report
+_log = logging.getLogger(__name__)
 
 
 class Fate(StrEnum):
@@ -74,11 +84,44 @@ def record(engine: Engine, name: str, plan_id: str, outcomes: Sequence[Outcome])
         plans.record_outcomes(session, plan_id, outcomes)
 
 
-def failed(item: Item, error: Exception, *, again: bool = False) -> Outcome:
-    """Make the outcome of a failed item, for good or until another try."""
-    why = f"{type(error).__name__}: {error}"
-    action = plan_progress.AGAIN if again else "failed"
+def judged_again(
+    session: Session,
+    video_ids: Sequence[str],
+    policy: LifecyclePolicy,
+    tiers: Tiers,
+    as_of: datetime,
+    codecs: Collection[str] = EFFICIENT_CODECS,
+) -> Iterator[Verdict]:
+    """Judge videos of a plan again: their user's tier, their age, tag or views may have been recorded since."""
+    videos = live_videos(session, as_of, only=video_ids, classified=bool(policy.segments))
+    return verdicts(videos, policy, tiers, as_of, "", codecs)
+
+
+def each_recorded(
+    engine: Engine, plan_id: str, video_ids: Sequence[str], act: Act, actions: Sequence[Action], what: str
+) -> list[Outcome]:
+    """Do `act` for videos; where one makes it fail, for each half, down to that one, which is logged and recorded."""
+    outcomes: list[Outcome] = []
+
+    def note_failed(some: Sequence[str], error: Exception) -> None:
+        _log.error("%s %s failed; the others were processed: %s", what, ", ".join(some), error, exc_info=error)
+        with transaction(engine, "plan.failed") as session:
+            broken = [failed(row, error) for row in retirements.planned(session, plan_id, some, actions)]
+            plans.record_outcomes(session, plan_id, broken)
+        outcomes.extend(broken)
+
+    each_apart(video_ids, lambda some: outcomes.extend(act(some)), note_failed)
+    return outcomes
+
+
+def stays(item: Item | Planned, action: str, why: str) -> Outcome:
+    """Make the outcome of an item whose bytes stay as they are."""
     return Outcome(item.video_id or "", action, why, item.size_bytes, item.size_bytes, item.blob_id)
+
+
+def failed(item: Item | Planned, error: Exception, *, again: bool = False) -> Outcome:
+    """Make the outcome of a failed item, for good or until another try."""
+    return stays(item, plan_progress.AGAIN if again else "failed", f"{type(error).__name__}: {error}")
 
 
 def is_settled(outcome: Outcome) -> bool:

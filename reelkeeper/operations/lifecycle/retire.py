@@ -1,16 +1,15 @@
 """Retire videos: the first, reversible phase of a deletion. Only the store changes; the bytes wait out a grace."""
 
-import logging
 from collections.abc import Sequence
+from functools import partial
 
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.model import Action, Grace, Outcome
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.policies import in_force, replaced_since
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.rules.lifecycle import lifecycle
+from reelkeeper.operations.lifecycle.outcomes import each_recorded, judged_again, stays
 from reelkeeper.rules.policies import terms_of
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
@@ -21,9 +20,6 @@ from reelkeeper.store.lifecycle import notices, plan_progress, retirements
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.retirements import Planned
 from reelkeeper.store.videos import cache
-from reelkeeper.store.videos.videos import live_videos
-
-_log = logging.getLogger(__name__)
 
 
 def retire(
@@ -35,24 +31,8 @@ def retire(
     video with an inconsistent row fails; where another makes the batch fail, each half is tried, down to that one.
     Raises Frozen or LeaseLost before the first change.
     """
-    outcomes: list[Outcome] = []
-
-    def act(some: Sequence[str]) -> None:
-        outcomes.extend(_retire_batch(workspace, plan_id, some, lease=lease, run_id=run_id, grace=grace))
-
-    def failed(some: Sequence[str], error: Exception) -> None:
-        _log.error("retiring video %s failed; the others were processed: %s", ", ".join(some), error, exc_info=error)
-        with transaction(workspace.engine, "retire.failed") as session:
-            planned = retirements.planned(session, plan_id, some)
-            why = f"{type(error).__name__}: {error}"
-            broken = [
-                Outcome(row.video_id, "failed", why, row.size_bytes, row.size_bytes, row.blob_id) for row in planned
-            ]
-            record_outcomes(session, plan_id, broken)
-        outcomes.extend(broken)
-
-    each_apart(video_ids, act, failed)
-    return outcomes
+    act = partial(_retire_batch, workspace, plan_id, lease=lease, run_id=run_id, grace=grace)
+    return each_recorded(workspace.engine, plan_id, video_ids, act, (Action.RETIRE,), "retiring video")
 
 
 def _retire_batch(
@@ -97,8 +77,7 @@ def _retire_batch(
 def _still_due(session: Session, plan_id: str, planned: Sequence[Planned]) -> list[str]:
     """Judge the videos again, by the plan's own policies as of its time; return those that its rule still retires.
 
-    A user's tier, a video's age and tag, and views of earlier days may have been recorded since. None where other
-    policies were applied since it began: the next plan judges by those.
+    None where other policies were applied since it began: the next plan judges by those.
     """
     rules = {row.video_id: row.rule for row in planned}
     under = plan_progress.undertaking(session, plan_id)
@@ -107,19 +86,16 @@ def _still_due(session: Session, plan_id: str, planned: Sequence[Planned]) -> li
     # guard retire.replaced: a run goes on retiring videos after policies were applied that keep them
     if replaced_since(session, under.begun_at, ("policy", "tiers")):
         return []
-    policy, tiers = terms_of(under.terms)
-    videos = live_videos(session, under.as_of, only=list(rules), classified=bool(policy.segments))
-    judged = lifecycle.verdicts(videos, policy, tiers, under.as_of, recipe_fingerprint="")
     return [
         verdict.video.id
-        for verdict in judged
+        for verdict in judged_again(session, list(rules), *terms_of(under.terms), under.as_of)
         if verdict.action is Action.RETIRE and verdict.rule == rules[verdict.video.id]
     ]
 
 
 def _outcome(row: Planned, done: bool, broken: str | None) -> Outcome:
     if broken:
-        return Outcome(row.video_id, "failed", broken, row.size_bytes, row.size_bytes, row.blob_id)
+        return stays(row, "failed", broken)
     if done:
         return Outcome(row.video_id, "retired", row.reason, row.size_bytes, 0, row.blob_id)
     why = (
@@ -127,4 +103,4 @@ def _outcome(row: Planned, done: bool, broken: str | None) -> Outcome:
         "notice is no longer in force, other policies were applied, or the bucket has "
         "not passed the contract test: reelkeeper doctor --contract"
     )
-    return Outcome(row.video_id, "skipped", why, row.size_bytes, row.size_bytes, row.blob_id)
+    return stays(row, "skipped", why)
