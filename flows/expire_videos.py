@@ -11,6 +11,7 @@ from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.rules.policies import TERMS, terms_in
 from tasks import plans, reports, runs, videos
 from tasks.runs import AsOf, DryRun, PlanId
 
@@ -35,7 +36,7 @@ def expire_videos(
     with runs.workspace() as workspace:
         rules = followed(workspace.engine, lifecycle=policy, tiers=tiers, limits=limits)
         rules.lifecycle.require_retention(rules.tiers, "expire_videos")
-        terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers)
+        terms = terms_in(rules, TERMS["expire_videos"])
         if plan_id is None:
             keeps = workspace.plans_service_keys
             expired = partial(videos.for_expiry, workspace.engine, rules, as_of, keeps_contract=keeps)

@@ -31,13 +31,10 @@ def purge_retired(
     with runs.workspace() as workspace:
         rules = followed(workspace.engine, limits=limits)
         grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
-        terms = plans.terms(
-            grace_days=grace.days, grace_days_service_keys=grace.service_days, max_objects=rules.limits.max_objects
-        )
+        terms = plans.purge_terms(grace, rules.limits)
         if plan_id is None:
-            plan_id = plans.draw_purge(
-                workspace, terms, as_of=as_of, run_id=run_id, grace=grace, max_videos=rules.limits.max_objects
-            )
+            keeps = workspace.plans_service_keys
+            plan_id = plans.draw_purge(workspace.engine, terms, as_of=as_of, run_id=run_id, service_keys=keeps)
         plan = plans.show(workspace, plan_id)
 
         def judge(_retired_in_24h: int, last_population: int | None) -> None:

@@ -13,6 +13,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.policies import TERMS, terms_in
 from tasks import plans, reports, runs, transcodes, videos
 from tasks.runs import AsOf, DryRun, FieldHelp, PlanId
 
@@ -43,7 +44,7 @@ def tier_storage(
             workspace.engine, lifecycle=policy, tiers=tiers, limits=limits, recipe=recipe, acceptance=acceptance
         )
         rules.lifecycle.require_active("tier_storage")
-        terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
+        terms = terms_in(rules, TERMS["tier_storage"])
         if plan_id is None:
             keeps = workspace.plans_service_keys
             chosen = partial(videos.for_tiering, workspace.engine, rules, as_of, keeps_contract=keeps)

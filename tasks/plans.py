@@ -11,7 +11,7 @@ from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
 import tasks
-from reelkeeper.model import Grace, PlanSummary
+from reelkeeper.model import PlanSummary
 from reelkeeper.operations import Engine
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plan_document, plans
@@ -24,7 +24,7 @@ from tasks import going_on, step
 HELPERS = "transcode-videos/on-demand"  # the deployment of the helpers
 MAX_ROWS = 500  # in the table artifact
 MAX_READ = 50  # in the summary, whose lines wrap
-terms = plans.terms
+purge_terms = plans.purge_terms
 
 
 @step("make the plan of {flow}")
@@ -42,20 +42,7 @@ def draw(
     return plans.make(engine, flow, under, judge(), limits=limits, as_of=as_of, run_id=run_id)
 
 
-@step("make the plan of purge_retired")
-def draw_purge(
-    workspace: Workspace, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace: Grace, max_videos: int
-) -> str:
-    """Save the blobs whose grace is over as a plan; return its id."""
-    return plans.make_purge(
-        workspace.engine,
-        under,
-        as_of=as_of,
-        run_id=run_id,
-        grace=grace,
-        max_videos=max_videos,
-        service_keys=workspace.plans_service_keys,
-    )
+draw_purge = step("make the plan of purge_retired")(plans.make_purge)
 
 
 @step("show plan {plan_id}")

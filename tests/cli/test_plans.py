@@ -61,10 +61,8 @@ def segment(verdict: Verdict) -> str | None:
 
 
 def test_a_plan_made_by_the_defaults_says_whether_they_are_still_in_force(configured: Settings) -> None:
-    lifecycle, told = DEFAULTS.lifecycle, DEFAULTS.tiers.as_defaults(DEFAULTS.lifecycle.retire_after_days)
-    terms = planning.terms(
-        policy=lifecycle, tiers=DEFAULTS.tiers, recipe=DEFAULTS.recipe, acceptance=DEFAULTS.acceptance
-    )
+    told = DEFAULTS.tiers.as_defaults(DEFAULTS.lifecycle.retire_after_days)
+    terms = terms_in(DEFAULTS, TERMS["tier_storage"])
     with open_store(configured) as engine:
         plan = begin_plan(engine, "tier_storage", terms, AS_OF, "run")
         add_verdicts(engine, plan, judged(), lambda _: "cold", lambda _: (1_000, 2_000), segment)

@@ -33,9 +33,7 @@ from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.jobs.admit import admit
-from reelkeeper.rules.core.tiers import SHIPPED
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.transcode import Acceptance
+from reelkeeper.rules.policies import TERMS, Policies, terms_in
 from reelkeeper.settings import settings
 from reelkeeper.store.core import leases as store_leases
 from reelkeeper.store.core import policies
@@ -289,7 +287,7 @@ def test_a_machine_that_cannot_work_claims_neither_videos_nor_jobs(
 def begun(scene: Scene) -> str:
     """Begin a plan, as a run on another machine does; return its id."""
     plan = tier_storage().plan
-    terms = plans.terms(policy=LifecyclePolicy(), tiers=SHIPPED, recipe=AT_ANY_PRICE, acceptance=Acceptance())
+    terms = terms_in(Policies(recipe=AT_ANY_PRICE), TERMS["tier_storage"])
     with transaction(scene.engine, "test") as session:
         begin_applying(session, plan.id, "tier_storage", terms, "elsewhere")
     store_leases.acquire(scene.engine, [plan_lease(plan.id)], "elsewhere")

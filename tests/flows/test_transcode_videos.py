@@ -18,10 +18,8 @@ from reelkeeper.operations.alerts.alerts import report_run
 from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts.alerting import Trouble
-from reelkeeper.rules.core.tiers import SHIPPED
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import HelpReport, Report
-from reelkeeper.rules.lifecycle.transcode import Acceptance
+from reelkeeper.rules.policies import TERMS, Policies, terms_in
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.deployment import beats
 from reelkeeper.store.core.engine import reading, transaction
@@ -49,7 +47,7 @@ def cold(scene: Scene) -> Scene:
 def begun(scene: Scene) -> str:
     """Let a run claim a plan, and be killed before it has done anything; return the plan's id."""
     plan_id = tier_storage().plan.id
-    terms = plans.terms(policy=LifecyclePolicy(), tiers=SHIPPED, recipe=AT_ANY_PRICE, acceptance=Acceptance())
+    terms = terms_in(Policies(recipe=AT_ANY_PRICE), TERMS["tier_storage"])
     with transaction(scene.engine, "test") as session:
         begin_applying(session, plan_id, "tier_storage", terms, "dead")
     leases.acquire(scene.engine, [plan_progress.plan_lease(plan_id)], "a run that is dead")

@@ -1,6 +1,6 @@
 """Make and save plans before anything is done, check them by the guard, and claim them for the run that acts.
 
-plan_id = make(engine, "tier_storage", terms(policy=policy), judged, limits=limits, as_of=as_of, run_id=run_id)
+plan_id = make(engine, "tier_storage", terms_in(rules, names), judged, limits=limits, as_of=as_of, run_id=run_id)
 saved = load(engine, plan_id, most=500)
 claim(engine, saved.plan, under, judge, run_id)  # once, under the flow's lease: refused before any change
 """
@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
-
-from pydantic import BaseModel
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.orchestrator import Orchestrator
@@ -72,14 +70,6 @@ class SavedPlan(NamedTuple):
     items: list[PlanItem]
 
 
-def terms(**policies: BaseModel | int) -> dict[str, Any]:
-    """Return the terms of a plan as JSON values; a plan made under other terms is not applied."""
-    return {
-        name: policy.model_dump(mode="json") if isinstance(policy, BaseModel) else policy
-        for name, policy in policies.items()
-    }
-
-
 def survey(engine: Engine, as_of: datetime, rules: Policies) -> savings.Idle:
     """Sum the unused bytes of every live video from one snapshot, in flat memory."""
     with reading(engine) as session:
@@ -134,25 +124,22 @@ def make(
     return plan_id
 
 
-def make_purge(
-    engine: Engine,
-    under: Mapping[str, Any],
-    *,
-    as_of: datetime,
-    run_id: str,
-    grace: Grace,
-    max_videos: int,
-    service_keys: bool,
-) -> str:
-    """Save the blobs whose grace is over as a plan; return its id."""
+def purge_terms(grace: Grace, limits: BlastRadius) -> dict[str, Any]:
+    """Return the terms of a plan of `purge_retired`; those of the other flows are `terms_in` their policies."""
+    days = {"grace_days": grace.days, "grace_days_service_keys": grace.service_days}
+    return days | {"max_objects": limits.max_objects}
+
+
+def make_purge(engine: Engine, under: Mapping[str, Any], *, as_of: datetime, run_id: str, service_keys: bool) -> str:
+    """Save the blobs whose grace is over as a plan, as many as its terms `under` allow; return its id."""
     plan_id = begin_plan(engine, "purge_retired", under, as_of, run_id)
     purge_plan.add_due(
         engine,
         plan_id,
         as_of,
-        grace=grace,
+        grace=Grace(under["grace_days"], under["grace_days_service_keys"]),
         service_keys=service_keys,
-        max_videos=max_videos,
+        max_videos=under["max_objects"],
         microusd_per_gb=int(tariff.STANDARD.storage_usd_per_gb_month * MICRO),
     )
     return plan_id

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
-from reelkeeper.rules.policies import Policies
+from reelkeeper.rules.policies import TERMS, Policies, terms_in
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
@@ -92,8 +92,7 @@ def tier_storage(
     rules = followed(work.engine, lifecycle=policy, tiers=tiers, limits=limits, recipe=recipe, acceptance=acceptance)
     rules.lifecycle.require_active("tier_storage")
     chosen = for_tiering(work.engine, rules, work.as_of, keeps_contract=work.keeps_contract())
-    under = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
-    return _made(work, "tier_storage", under, chosen, rules.limits)
+    return _made(work, "tier_storage", rules, chosen)
 
 
 def expire_videos(
@@ -107,7 +106,7 @@ def expire_videos(
     rules = followed(work.engine, lifecycle=policy, tiers=tiers, limits=limits)
     rules.lifecycle.require_retention(rules.tiers, "expire_videos")
     expired = for_expiry(work.engine, rules, work.as_of, keeps_contract=work.keeps_contract())
-    return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle, tiers=rules.tiers), expired, rules.limits)
+    return _made(work, "expire_videos", rules, expired)
 
 
 def purge_retired(
@@ -120,23 +119,17 @@ def purge_retired(
     """Plan which bytes are deleted because their grace is over."""
     rules = followed(work.engine, limits=limits)
     grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
+    under = plans.purge_terms(grace, rules.limits)
     plan_id = plans.make_purge(
-        work.engine,
-        plans.terms(
-            grace_days=grace.days, grace_days_service_keys=grace.service_days, max_objects=rules.limits.max_objects
-        ),
-        as_of=work.as_of,
-        run_id=work.run_id,
-        grace=grace,
-        max_videos=rules.limits.max_objects,
-        service_keys=work.keeps_contract(),
+        work.engine, under, as_of=work.as_of, run_id=work.run_id, service_keys=work.keeps_contract()
     )
     plan = plans.load(work.engine, plan_id, most=0).plan
     judge = partial(guard.purge_within, rules.limits, plan, given=work.given)
     return plans.preview(work.engine, plan, work.run_id, lambda _retired_in_24h, last: judge(last))
 
 
-def _made(work: Planning, flow: str, under: Mapping[str, Any], judged: Decided, limits: BlastRadius) -> Report:
+def _made(work: Planning, flow: str, rules: Policies, judged: Decided) -> Report:
+    under, limits = terms_in(rules, TERMS[flow]), rules.limits
     plan_id = plans.make(work.engine, flow, under, judged, limits=limits, as_of=work.as_of, run_id=work.run_id)
     plan = plans.load(work.engine, plan_id, most=0).plan
     return plans.preview(work.engine, plan, work.run_id, partial(guard.within, limits, plan, given=work.given))

@@ -10,7 +10,7 @@ from reelkeeper.errors import GuardRefused, PlanRefused
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.policies import DEFAULTS
+from reelkeeper.rules.policies import TERMS, Policies, terms_in
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core import audit
@@ -135,7 +135,9 @@ def test_an_approved_run_is_given_the_exceptions_of_its_plan_and_not_policies_th
     purge = {"grace_days": 7, "grace_days_service_keys": 30, "max_objects": 9}
     assert approved(purge).given == {"grace_days_service_keys": 30, "limits": {"max_objects": 9}}
     assert approved(purge).given == {"grace_days": 7, "grace_days_service_keys": 30, "limits": {"max_objects": 9}}
-    chosen = plans.terms(policy=LifecyclePolicy(grace_days=9, retire_below_views=None), tiers=DEFAULTS.tiers)
+    chosen = terms_in(
+        Policies(lifecycle=LifecyclePolicy(grace_days=9, retire_below_views=None)), TERMS["expire_videos"]
+    )
     found = approved(chosen)
     assert found.given == {
         "policy": {"retire_below_views": "never"},

@@ -31,12 +31,12 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import (
     BUCKET_LOCK,
     OWN_RESULT,
-    Acceptance,
     Placement,
     Recipe,
     links,
     mark_of_month,
 )
+from reelkeeper.rules.policies import Policies, terms_in
 from reelkeeper.store.core.audit import purged_after
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire, release
@@ -722,9 +722,8 @@ def test_a_plan_says_what_becomes_of_links(linked: Linked, placement: Placement)
     recipe, policy = Recipe(placement=placement), LifecyclePolicy()
     video = Video("v1", "ann", "free", datetime(2026, 1, 1, tzinfo=UTC), 0, False, 9_000, "h264", None, linked.blob, 1)
     engine = linked.workspace.engine
-    plan_id = begin_plan(
-        engine, "tier_storage", plans.terms(recipe=recipe, acceptance=Acceptance(), policy=policy), LONG_AGO, "run"
-    )
+    terms = terms_in(Policies(recipe=recipe), ("recipe", "acceptance", "policy"))
+    plan_id = begin_plan(engine, "tier_storage", terms, LONG_AGO, "run")
     add_verdicts(engine, plan_id, [Verdict(video, Action.COMPRESS, "cold")], str, lambda _: (0, None), lambda _: None)
     told = list(plans.remarks(engine, plans.load(engine, plan_id).plan))
     assert told[0].endswith(links(recipe.place, policy.grace))

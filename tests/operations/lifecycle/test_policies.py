@@ -22,7 +22,6 @@ from reelkeeper.operations.core.policy_import import collect
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import Attempt
-from reelkeeper.operations.lifecycle.plans import terms as plan_terms
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
 from reelkeeper.rules.core.earlier_policies import earlier, moved
 from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
@@ -30,7 +29,7 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Recipe
-from reelkeeper.rules.policies import ABSENT, DEFAULTS, Policies, parse, terms_of
+from reelkeeper.rules.policies import ABSENT, DEFAULTS, TERMS, Policies, parse, terms_in, terms_of
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, deployment, jobs, policy_versions, users, videos, view_days
@@ -372,7 +371,7 @@ def test_a_plan_of_an_earlier_version_is_carried_on_under_what_it_was_made_under
         {"policy": flat({"lifecycle.retention_free_days": 12, "lifecycle.grace_days": 9})["lifecycle"]}
     )
     assert (policy.grace_days, kept) == (9, tiers(free={"retention_days": 12}))
-    assert terms_of(plan_terms(policy=policy, tiers=kept)) == (policy, kept)
+    assert terms_of(terms_in(Policies(lifecycle=policy, tiers=kept), TERMS["expire_videos"])) == (policy, kept)
 
 
 def test_a_version_stays_readable_after_others_came(engine: sa.Engine) -> None:
