@@ -117,11 +117,6 @@ def _without_user(finding: Finding, text: str) -> str:
     return re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", SHOWN, text) if kind == "user" and user else unnamed(text)
 
 
-def run_title(report: Any) -> str:  # noqa: ANN401  of whatever flow
-    """Title what a run of a flow has to tell."""
-    return f"{report.flow}, run {report.run_id[:8]}{' (dry run)' if report.dry_run else ''}"
-
-
 def _runs() -> Mapping[str, object]:
     """Return the ids of this thread's runs, for the log lines of the library, which does not know them."""
     flow, task = FlowRunContext.get(), TaskRunContext.get()

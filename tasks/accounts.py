@@ -12,7 +12,7 @@ from reelkeeper.operations.health import accounts, backups
 from reelkeeper.rules.billing.accounts import AccountsReport
 from reelkeeper.rules.health.backups import BackupReport
 from reelkeeper.settings import settings
-from tasks import run_title, show, step
+from tasks import show, step
 
 
 @step("recount balances and bytes")
@@ -42,7 +42,7 @@ def publish(report: AccountsReport) -> AccountsReport:
     figures = Table(("", ">"), [*overdue.items(), ("figures that do not add up", len(report.mismatches))])
     wrong = [(of.what, "see reelkeeper credits recount", of.recorded, of.counted) for of in report.mismatches]
     mismatches = Table(("figure", "subject", ">stored", ">recounted"), wrong, "Mismatches")
-    show("settle-accounts-report", run_title(report), [figures, mismatches])
+    show("settle-accounts-report", report.title, [figures, mismatches])
     text = ", ".join(f"{name} {value:,}" for name, value in overdue.items())
     get_run_logger().info("%s: %s; %s mismatches", report.flow, text, f"{len(report.mismatches):,}")
     return report

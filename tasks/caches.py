@@ -17,7 +17,7 @@ from reelkeeper.operations.jobs.prune_cache import Done
 from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.rules.core.wording import dollars, size
 from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, PruneReport
-from tasks import run_title, show, step
+from tasks import show, step
 
 
 @step("judge the cache")
@@ -63,4 +63,4 @@ def publish(report: PruneReport) -> None:
         for of in report.rules
     ]
     headings = ("dropped by", ">entries", ">bytes", ">storage saved per month", ">cost to remake")
-    show("prune-cache-plan", run_title(report), [text, Table(headings, rows)])
+    show("prune-cache-plan", report.title, [text, Table(headings, rows)])

@@ -21,7 +21,7 @@ from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.operations.videos import images
 from reelkeeper.rules.jobs.attempts import DispatchReport
 from reelkeeper.settings import settings
-from tasks import run_title, show, step
+from tasks import show, step
 
 _LIMIT_SECONDS = 15.0  # between two reads of the limit
 _ASKED_ONCE = {PREFECT_CLIENT_MAX_RETRIES: 0}  # runs send other requests again for a minute
@@ -47,7 +47,7 @@ def keep_slots_full(
     report = queue.report(workspace.engine, run_id, ends)
     rows = [(name.replace("_", " "), getattr(report, name)) for name in dict.fromkeys(queue.FIELDS.values())]
     rows += [(f"now {name}", getattr(report, name)) for name in ("waiting", "running", "parked", "dead")]
-    show("dispatch-jobs-report", run_title(report), [Table(("jobs", ">"), rows)])
+    show("dispatch-jobs-report", report.title, [Table(("jobs", ">"), rows)])
     get_run_logger().info("%s", ", ".join(f"{count:,} {end}" for end, count in ends.items()) or "no job was due")
     return report
 

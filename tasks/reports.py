@@ -19,7 +19,7 @@ from reelkeeper.rules.core.wording import TRY_ANOTHER, many, searched, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count, less_stored
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync import adoption as adopting
-from tasks import run_title, show, step
+from tasks import show, step
 
 
 @step("report on plan {plan.id}")
@@ -55,7 +55,7 @@ def publish_sync(report: SyncReport) -> SyncReport:
         Table(("", "video or key"), [(what, name) for what, names in named for name in names]),
         *adopting.document(report.adoption, dry_run=report.dry_run),
     ]
-    show(f"{report.flow.replace('_', '-')}-report", run_title(report), document)
+    show(f"{report.flow.replace('_', '-')}-report", report.title, document)
     get_run_logger().info("%s: %s", report.flow, ", ".join(f"{name} {value:,}" for name, value in found.items()))
     return report
 

@@ -1,6 +1,10 @@
-"""One document for screen, page and artifact: paragraphs and tables, which a renderer each shows in its own way."""
+"""One document for screen, page and artifact: paragraphs and tables, which a renderer each shows in its own way.
+
+Also what the reports of all flows have in common.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,6 +20,20 @@ class Table(NamedTuple):
     title: str = ""
     total: Sequence[object] = ()
     shares: Sequence[int] = ()  # of each row in the whole, in percent, for a bar
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """Which run of which flow reports."""
+
+    flow: str
+    run_id: str
+    dry_run: bool
+
+    @property
+    def title(self) -> str:
+        """The title of what the run has to tell."""
+        return f"{self.flow}, run {self.run_id[:8]}{' (dry run)' if self.dry_run else ''}"
 
 
 def as_text(value: object) -> str:

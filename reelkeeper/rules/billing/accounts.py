@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.document import RunReport
 from reelkeeper.model.money import Mismatch
 from reelkeeper.rules.core.wording import many
 
@@ -16,12 +17,9 @@ _WAY_OUT: Final = "See `reelkeeper credits recount`, find what wrote past Reelke
 
 
 @dataclass(frozen=True, slots=True)
-class AccountsReport:
+class AccountsReport(RunReport):
     """The overdue holds and reservations, and the mismatches. Overdue ones are released if there is no mismatch."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     overdue_holds: int
     overdue_microusd: int
     overdue_reservations: int

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from reelkeeper.model.document import Table
+from reelkeeper.model.document import RunReport, Table
 from reelkeeper.model.money import MICRO, TOO_SHORT, CostForecast
 from reelkeeper.rules.billing.allocation import STORAGE
 from reelkeeper.rules.billing.pricing import gb_months
@@ -202,12 +202,9 @@ def _together(reaches: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class ForecastReport:
+class ForecastReport(RunReport):
     """The totals of the months, and suggested savings, in a line each."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     as_of: datetime
     months: tuple[str, ...]
     savings: tuple[str, ...]

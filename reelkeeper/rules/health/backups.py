@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper.errors import Refused
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.document import RunReport
 
 RULE: Final = "backup_failed"
 TESTED_EVERY: Final = timedelta(days=7) - timedelta(hours=1)  # a run begins a little earlier or later
@@ -20,12 +21,9 @@ _NAME: Final = re.compile(  # as `store.core.backup` names them
 
 
 @dataclass(frozen=True, slots=True)
-class BackupReport:
+class BackupReport(RunReport):
     """The backup that a run has made, whether it was restored as a check, and how many whole ones there are now."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     place: str
     kept: int
     deleted: int

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from reelkeeper.model.document import RunReport
 from reelkeeper.model.performance import FinishedJob
 from reelkeeper.rules.health.performance import by_group, figures
 
@@ -25,12 +26,9 @@ class PerformanceLine(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PerformanceReport:
+class PerformanceReport(RunReport):
     """The result of a run of `monitor_performance`. `found` are the findings in a line each, the worst first."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     as_of: datetime
     ended: int  # in the evaluated time
     mean_wait: str

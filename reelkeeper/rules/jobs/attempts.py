@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.document import RunReport
 from reelkeeper.rules.core.wording import many
 
 _UNREADABLE: Final = "unreadable_result"  # the alert's rule
@@ -100,12 +101,9 @@ def unreadable_result(provider: str, day: str, job_id: str, problem: str) -> Fin
 
 
 @dataclass(frozen=True, slots=True)
-class DispatchReport:
+class DispatchReport(RunReport):
     """The jobs that a run ended, how many wait, run and are dead after it, and which come next."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     waiting: int
     running: int
     parked: int

@@ -19,6 +19,7 @@ from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reelkeeper.model.document import RunReport
 from reelkeeper.model.jobs import CacheItem, RequestTime
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, STANDARD
@@ -96,12 +97,9 @@ class PrunePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class PruneReport:
+class PruneReport(RunReport):
     """The result of a run of `prune_cache`. `stayed` were used while it ran."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     entries: int
     size_bytes: int
     rules: tuple[Pruned, ...]

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from reelkeeper.model.document import RunReport
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import MICRO
 from reelkeeper.model.performance import FinishedJob, JobAtWork
@@ -110,12 +111,9 @@ class LaneReport:
 
 
 @dataclass(frozen=True, slots=True)
-class TuningReport:
+class TuningReport(RunReport):
     """The result of a run of `tune_concurrency`, or of a dry run."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     as_of: datetime
     before: int  # jobs at once, in all lanes together
     limit: int  # the same, from now on

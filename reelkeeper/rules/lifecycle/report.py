@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 from reelkeeper.errors import GuardRefused, IntegrityDoubt, PartialFailure
 from reelkeeper.model import Done, Grace, Outcome, PlannedRule, PlanSummary, SearchTotals
 from reelkeeper.model.adoption import Adoption
+from reelkeeper.model.document import RunReport
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import dollars, many, size
 
@@ -34,12 +35,9 @@ def effects(planned: Iterable[PlannedRule], *, is_refused: bool) -> list[Effect]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(RunReport):
     """The report of a run on a saved plan. A dry run has no `done`; `refusal` is the guard's message."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     plan: PlanSummary
     planned: tuple[PlannedRule, ...]
     done: tuple[Done, ...] = ()
@@ -64,12 +62,9 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class HelpReport:
+class HelpReport(RunReport):
     """The work of a run on another run's plan. Without `plan_id`, there was no plan."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     plan_id: str | None = None
     videos: int = 0  # to be compressed by the plan
     left: int = 0  # unsettled ones among them
@@ -83,15 +78,12 @@ class HelpReport:
 
 
 @dataclass(frozen=True, slots=True)
-class SyncReport:
+class SyncReport(RunReport):
     """The result of comparing bucket and catalogue, and the changes made.
 
     A dry run only compares; its `adopted`, `taken_back` and `adoption` are what a run would do.
     """
 
-    flow: str
-    run_id: str
-    dry_run: bool
     as_of: datetime
     listed_objects: int
     listed_bytes: int
@@ -193,12 +185,9 @@ def count(outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryReport:
+class DeliveryReport(RunReport):
     """The result of a delivery from the outbox. `titles` are those of some waiting messages, the newest first."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     sent: int = 0
     diverted: int = 0  # to the second sink instead of the first
     copied: int = 0  # to the second sink, and still waiting for the first

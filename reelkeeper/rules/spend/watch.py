@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.document import RunReport
 from reelkeeper.model.money import Charge, CostForecast, JobTotal
 from reelkeeper.rules.core.wording import many, usd
 from reelkeeper.rules.spend import anomaly, breach, budget, drift, limits
@@ -44,12 +45,9 @@ class CostLine(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class CostsReport:
+class CostsReport(RunReport):
     """The result of a run of `monitor_costs`. `found` are the findings in a line each, the worst first."""
 
-    flow: str
-    run_id: str
-    dry_run: bool
     as_of: datetime
     spent_today: str
     spent_this_month: str
