@@ -9,8 +9,7 @@ from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Give
 from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs.admission import wait_seconds
-from reelkeeper.rules.jobs.dispatch import weight_of
-from reelkeeper.rules.jobs.places import Account, width_of
+from reelkeeper.rules.jobs.dispatch import Account, weight_of, width_of
 from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Session
 from reelkeeper.store.billing.credit_holds import captured
