@@ -35,16 +35,10 @@ def forecast_costs(
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with runs.workspace() as workspace:
-        rules = followed(
-            workspace.engine,
-            lifecycle=policy,
-            tiers=tiers,
-            book=book,
-            budget=budget,
-        )
+        rules = followed(workspace.engine, lifecycle=policy, tiers=tiers, book=book, budget=budget)
         costs = forecasts.predict(workspace, as_of, months, rules)
         stored = forecasts.stored_now(workspace.engine, as_of, rules)
-        idle = forecasts.survey(workspace, as_of, rules)
+        idle = forecasts.survey(workspace.engine, as_of, rules)
 
         repeated = forecasts.repeats(workspace.engine, as_of)
         ways = forecasts.cheaper_ways(workspace.engine, as_of, rules.book)

@@ -23,7 +23,6 @@ from tasks import RETRIES, step
 
 _NAMED = 10  # lost videos, and changed keys, that a report names
 
-
 tell_bucket = epochs.tell
 
 

@@ -18,12 +18,9 @@ from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.reports import figures, text
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.forecast.costs import Cost, ForecastReport, by_service, in_dollars, totals
-from reelkeeper.rules.lifecycle.savings import Idle
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from tasks import show, step
-
-FLOW = "forecast_costs"
 
 
 @step("forecast the bill")
@@ -37,20 +34,9 @@ def predict(workspace: Workspace, as_of: datetime, months: int, policies: Polici
 
 
 stored_now = step("read stored bytes")(forecast.stored_now)
-
-
-@step("sum up unused bytes")
-def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
-    """Sum the unused bytes in the catalogue."""
-    return plans.survey(workspace.engine, as_of, policies)
-
-
+survey = step("sum up unused bytes")(plans.survey)
 repeats = step("count repeated jobs")(forecast.repeats)
-
-
 cheaper_ways = step("compare the providers of a model")(forecast.cheaper_ways)
-
-
 record = step("save the forecast")(forecast.record)
 
 
@@ -76,6 +62,8 @@ def publish(
     suggested = [(f"{finding.title}. {finding.text} {finding.suggestion}",) for finding in found]
     document = (by_service(costs), Table(("what",), suggested or [("nothing found",)], "Possible savings"))
     show("forecast-costs-report", title, document)
-    report = ForecastReport(FLOW, run_id, dry_run, as_of, totals(costs), tuple(finding.title for finding in found))
+    report = ForecastReport(
+        "forecast_costs", run_id, dry_run, as_of, totals(costs), tuple(finding.title for finding in found)
+    )
     get_run_logger().info("%s", "; ".join(report.months) or "no forecast: no usage is known yet")
     return report

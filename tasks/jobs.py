@@ -28,16 +28,11 @@ _ASKED_ONCE = {PREFECT_CLIENT_MAX_RETRIES: 0}  # runs send other requests again 
 _SOON = {"timeout": 5.0}
 _IMAGE_URL_SECONDS = 86_400  # validity of the URL by which a provider reads an input image
 
-
 preview = step("preview the queue")(queue.preview)
 
 
 @task(task_run_name="keep the slots full", cache_policy=NO_CACHE)
-def keep_slots_full(
-    workspace: Workspace,
-    shift: Shift,
-    run_id: str,
-) -> DispatchReport:
+def keep_slots_full(workspace: Workspace, shift: Shift, run_id: str) -> DispatchReport:
     """Run jobs until the shift is over. On a signal to stop, hand over the running jobs."""
     scratch = make_folder(settings().scratch)
     sweep_scratch_dirs(scratch)

@@ -15,12 +15,7 @@ from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import LaneReport, Lanes, Tuned, TuningReport, explain
 from tasks import show, step
 
-FLOW = "tune_concurrency"
-
-
 read = step("read state and ended jobs")(queue.steered)
-
-
 remember = task(task_run_name="save the limits", cache_policy=NO_CACHE)(queue.remember)
 
 
@@ -42,7 +37,7 @@ def publish(
     )
     text = " ".join(lane.explained for lane in lanes)
     limit, jobs = sum(lane.limit for lane in lanes), sum(lane.jobs for lane in lanes)
-    report = TuningReport(FLOW, run_id, dry_run, as_of, before.limit, limit, jobs, lanes, text)
+    report = TuningReport("tune_concurrency", run_id, dry_run, as_of, before.limit, limit, jobs, lanes, text)
     dry = " (dry run)" if dry_run else ""
     title = f"{before.limit} -> {many(limit, 'job')} at once, as of {as_of:%Y-%m-%d %H:%M} UTC{dry}"
     document: list[str | Table] = []

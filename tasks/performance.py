@@ -15,15 +15,8 @@ from reelkeeper.rules.health.performance import figures, waiting
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
 from tasks import show, step, tabulate, worst_first
 
-FLOW = "monitor_performance"
-
-
 read = step("read performance figures")(status.read_performance)
-
-
 work_out = step("compute the windows")(status.work_out_windows)
-
-
 record = step("record the windows")(status.record_windows)
 
 
@@ -42,7 +35,7 @@ def publish(
     all_of_it, queue = figures(seen.ended), waiting(seen.in_flight, as_of)
     shown, filled = line("all", all_of_it), seen.filled
     report = PerformanceReport(
-        FLOW,
+        "monitor_performance",
         run_id,
         observed is None,
         as_of,

@@ -102,8 +102,6 @@ def ask_for_help(plan: PlanSummary, helpers: int) -> None:
 
 
 under_way = plans.under_way
-
-
 inherit = task(task_run_name="take over plan {plan_id} if its run has died", cache_policy=NO_CACHE)(plans.inherit)
 
 

@@ -17,8 +17,6 @@ from reelkeeper.rules.spend.watch import CostsReport, Spent, lines
 from reelkeeper.settings import settings
 from tasks import show, step, tabulate, worst_first
 
-FLOW = "monitor_costs"
-
 
 @step("collect usage")
 def collect(workspace: Workspace, as_of: datetime) -> Collected:
@@ -35,8 +33,6 @@ def collect(workspace: Workspace, as_of: datetime) -> Collected:
 
 
 charge = step("charge usage")(metering.charge)
-
-
 read = step("read spend")(metering.spent)
 
 
@@ -48,7 +44,7 @@ def publish(
     found = worst_first(found)
     bill = lines(spent.charges, as_of)
     report = CostsReport(
-        FLOW,
+        "monitor_costs",
         run_id,
         observed is None,
         as_of,

@@ -18,10 +18,8 @@ from reelkeeper.settings import settings
 from tasks import step
 
 RETIRED_AT_ONCE = 500
-for_tiering, for_expiry = (
-    previews.for_tiering,
-    previews.for_expiry,
-)  # no tasks: Prefect would read the streams into memory
+# No tasks: Prefect would read the streams into memory.
+for_tiering, for_expiry = previews.for_tiering, previews.for_expiry
 
 
 def notify_planned(
