@@ -28,7 +28,7 @@ from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core import epochs as rows
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.epochs import BEHIND, HOME, RESTORED
+from reelkeeper.store.core.epochs import BEHIND, HOME
 from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 
@@ -67,30 +67,23 @@ def why_behind(engine: Engine, bucket: "Bucket | None") -> str | None:
 
 
 class _Known(NamedTuple):
-    """What a store knows of itself: its marks, its last confirmed epoch, and the database that it is in."""
+    """What a store knows of itself: why it is not at home, why it was found behind, and its last confirmed epoch."""
 
-    marks: Mapping[str, str]
+    away: str | None
+    behind: str | None
     since: int
-    here: str
 
 
 def _known(engine: Engine) -> _Known:
     with reading(engine) as session:
-        return _Known(rows.marks(session), rows.confirmed(session), rows.home(session))
+        return _Known(rows.why_away(session), rows.marks(session).get(BEHIND), rows.confirmed(session))
 
 
 def _judge(engine: Engine, bucket: "Bucket | None", store: _Known) -> str | None:
     """Compare a store with its bucket, which is read first: what its other machines put by then, the store knows."""
-    marks, since, here = store
-    # guard epochs.restored: a store restored from a backup purges what was restored or held since
-    if source := marks.get(RESTORED):
-        return f"this store was restored from {source}, and does not know what was done since"
-    # guard epochs.home: a copy of the store purges what the original has live or held, before that was announced
-    if marks.get(HOME, here) != here:
-        return f"this store is a copy, or was moved: it last worked in another database ({marks[HOME]}; now {here})"
-    if bucket is None:
-        return marks.get(BEHIND)
-    stored = [name for name in bucket.epochs(since) if NAME.fullmatch(name)]
+    if store.away or bucket is None:
+        return store.away or store.behind
+    stored = [name for name in bucket.epochs(store.since) if NAME.fullmatch(name)]
     with reading(engine) as session:
         known = rows.known(session, stored)
     # guard epochs.foreign: a store purges what another copy of it, or its later state, has restored or held
@@ -100,8 +93,8 @@ def _judge(engine: Engine, bucket: "Bucket | None", store: _Known) -> str | None
             f"{int(foreign[-1].partition('-')[0])}: another copy of it works here, or it is an old state"
         )
     # guard epochs.missing: a store purges in an older copy of its bucket
-    if since and not known:
-        return f"the bucket lacks this store's last change, number {since}: it is a copy, or objects were deleted"
+    if store.since and not known:
+        return f"the bucket lacks this store's last change, number {store.since}: it is a copy, or objects were deleted"
     return None
 
 
@@ -110,7 +103,7 @@ def require_current(workspace: "Workspace") -> None:
     workspace.require_live()
     store = _known(workspace.engine)
     why = _judge(workspace.engine, workspace.bucket, store)
-    if why != store.marks.get(BEHIND):
+    if why != store.behind:
         with transaction(workspace.engine, "epoch.note") as session:
             rows.set_marks(session, {BEHIND: why})
     if why:

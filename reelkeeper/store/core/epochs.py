@@ -111,10 +111,16 @@ def home(session: Session) -> str:
     return f"postgresql system {where}, database {oid}"
 
 
-def is_at_home(session: Session) -> bool:
-    """Check that the store does not show by itself that it was restored or copied, and not adopted since."""
+def why_away(session: Session) -> str | None:
+    """Explain how the store itself shows that it was restored or copied, and not adopted since; None: it does not."""
     known = marks(session)
-    return RESTORED not in known and (HOME not in known or known[HOME] == home(session))
+    # guard epochs.restored: a store restored from a backup purges what was restored or held since
+    if source := known.get(RESTORED):
+        return f"this store was restored from {source}, and does not know what was done since"
+    # guard epochs.home: a copy of the store purges what the original has live or held, before that was announced
+    if HOME in known and known[HOME] != (here := home(session)):
+        return f"this store is a copy, or was moved: it last worked in another database ({known[HOME]}; now {here})"
+    return None
 
 
 def set_marks(session: Session, marks: Mapping[str, str | None]) -> None:

@@ -146,7 +146,7 @@ def perhaps_completed(session: Session) -> sa.ColumnElement[bool]:
     """
     ended = sa.and_(blobs.c.state == BlobState.GONE, sa.func.coalesce(blobs.c.retire_reason, "") == _NOT_COMPLETED)
     # guard uploads.copied: a copy that goes on in place of its store purges what was completed while it was made
-    if not epochs.is_at_home(session):
+    if epochs.why_away(session):
         return ended
     adopted = controls.kept(session, epochs.ADOPTED)
     return sa.and_(ended, blobs.c.stored_at < adopted.updated_at) if adopted else sa.false()
