@@ -25,13 +25,7 @@ def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id
     Raises LeaseLost, StoreBehind, Frozen, DiskFull and Unavailable; then no further batch begins.
     """
     batches = list(outcomes.planned(workspace.engine, plan_id, "purge", purge.KEYS_AT_ONCE))
-    whose: dict[str, Any] = {
-        "workspace": workspace,
-        "held": held,
-        "plan_id": plan_id,
-        "run_id": run_id,
-        "grace": grace,
-    }
+    whose: dict[str, Any] = {"workspace": workspace, "held": held, "plan_id": plan_id, "run_id": run_id, "grace": grace}
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=purge.BATCHES_AT_ONCE)
     with runner:
         futures = [runner.submit(purge_batch, {**whose, "items": batch}) for batch in batches]

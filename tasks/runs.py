@@ -67,8 +67,7 @@ GraceDays = Annotated[
     FieldHelp("Days in which a retired video can be restored, before its bytes are purged; default: the policy's"),
 ]
 ServiceGraceDays = Annotated[
-    Annotated[int, Field(ge=1, le=365)] | None,
-    FieldHelp("The same for keys that the service chose and may overwrite"),
+    Annotated[int, Field(ge=1, le=365)] | None, FieldHelp("The same for keys that the service chose and may overwrite")
 ]
 
 

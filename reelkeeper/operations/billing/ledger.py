@@ -15,14 +15,7 @@ frozen. An open hold can be captured until `expire` ends it, even when it is ove
 from collections.abc import Mapping
 from typing import Any
 
-from reelkeeper.errors import (
-    AmountRefused,
-    HoldClosed,
-    InsufficientCredits,
-    IntegrityDoubt,
-    NotFound,
-    ReelkeeperError,
-)
+from reelkeeper.errors import AmountRefused, HoldClosed, InsufficientCredits, IntegrityDoubt, NotFound, ReelkeeperError
 from reelkeeper.model.money import AccountKind, HoldState, Moved, TransferKind
 from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.freeze import require_permission

@@ -16,14 +16,7 @@ from reelkeeper.errors import SchemaError, TokenRefused, UsageUnknown
 from reelkeeper.model.money import NANO_IN_MICRO, Metric, UsageSource, end_of_month
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
-from reelkeeper.rules.billing.allocation import (
-    CHARGED,
-    MAKING,
-    ComputedCharge,
-    LineItem,
-    compute_charges,
-    share,
-)
+from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, LineItem, compute_charges, share
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
 from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent

@@ -40,11 +40,7 @@ class LeaseManager:
     """Takes leases, renews them from a thread of its own, and releases them on leaving."""
 
     def __init__(
-        self,
-        engine: Engine,
-        *,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        give_up_seconds: float = GIVE_UP_SECONDS,
+        self, engine: Engine, *, heartbeat_seconds: float = HEARTBEAT_SECONDS, give_up_seconds: float = GIVE_UP_SECONDS
     ) -> None:
         self.holder = new_holder()
         self._engine = engine

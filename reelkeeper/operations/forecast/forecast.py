@@ -227,10 +227,7 @@ def predict_monthly_cost(
 
 
 def predict_resource_needs(
-    engine: Engine,
-    as_of: datetime,
-    *,
-    growth_percent_per_month: float | None = None,
+    engine: Engine, as_of: datetime, *, growth_percent_per_month: float | None = None
 ) -> ResourceNeeds:
     """Forecast next month's bytes, jobs, seconds of generation, users and dollars. Raises as above."""
     known, today = _required(gather(engine, as_of, current(engine).policies), as_of), as_of.date()

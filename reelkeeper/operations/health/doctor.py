@@ -20,10 +20,7 @@ from reelkeeper.errors import ReelkeeperError, SchemaError
 from reelkeeper.operations.alerts.outbox import configured_sinks
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.policies import current
-from reelkeeper.operations.core.workspace import (
-    misplaced,
-    open_bucket,
-)
+from reelkeeper.operations.core.workspace import misplaced, open_bucket
 from reelkeeper.operations.health import FAIL, OK, WARN, Finding, failure, guarded
 from reelkeeper.operations.health.bucket_checks import FIRST_A_STORE, examine_bucket, examine_contract
 from reelkeeper.operations.health.status import awaited_at

@@ -45,12 +45,7 @@ class Watched:
 
 
 def watch(
-    engine: Engine,
-    sinks: Sinks,
-    *,
-    flows: Collection[str],
-    run_id: str,
-    sleep: Callable[[float], None] = time.sleep,
+    engine: Engine, sinks: Sinks, *, flows: Collection[str], run_id: str, sleep: Callable[[float], None] = time.sleep
 ) -> Watched:
     """Check `flows` and the outbox, and alert people."""
     with reading(engine) as session:
@@ -154,13 +149,7 @@ def _tell_second(engine: Engine, sinks: Sinks) -> str:
 
 
 def beat(
-    engine: Engine,
-    flow: str,
-    *,
-    run_id: str,
-    period_seconds: int,
-    grace_seconds: int,
-    run_seconds: float | None = None,
+    engine: Engine, flow: str, *, run_id: str, period_seconds: int, grace_seconds: int, run_seconds: float | None = None
 ) -> None:
     """Record that `flow` has succeeded, how long it took, and its period and grace until the next success."""
     with transaction(engine, "heartbeat") as session:

@@ -60,11 +60,7 @@ class Offer(NamedTuple):
 
 
 def offered(
-    session: Session,
-    request: GenerationRequest,
-    tier: str | None,
-    policies: Policies,
-    tag: str | None,
+    session: Session, request: GenerationRequest, tier: str | None, policies: Policies, tag: str | None
 ) -> Offer:
     """Compute an offer for the present load, without a promise or a lock.
 

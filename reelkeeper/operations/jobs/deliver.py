@@ -25,13 +25,7 @@ from reelkeeper.store.videos.videos import is_live
 
 
 def deliver(
-    workspace: Workspace,
-    attempt: Attempt,
-    source: Path,
-    *,
-    scratch: Path,
-    lease: Lease,
-    run_id: str,
+    workspace: Workspace, attempt: Attempt, source: Path, *, scratch: Path, lease: Lease, run_id: str
 ) -> Settled:
     """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
 

@@ -139,14 +139,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         return Settled(job_id, JobState.SUCCEEDED, job_id, captured, len(followers))
 
 
-def fail(
-    engine: Engine,
-    attempt: Attempt,
-    error: str,
-    *,
-    run_id: str,
-    state: JobState = JobState.DEAD,
-) -> Settled:
+def fail(engine: Engine, attempt: Attempt, error: str, *, run_id: str, state: JobState = JobState.DEAD) -> Settled:
     """End a job without a video, DEAD or CANCELLED: release its holds; its first follower takes over.
 
     A provider's charge is ours and not the user's; where it is unknown and the attempt `may_be_paid`, the vendor's
@@ -167,23 +160,12 @@ def fail(
         if ended is None:
             return _as_it_ended(session, attempt, state)
         charged.count_without_video(
-            session,
-            ended,
-            attempt.provider_key,
-            attempt.cost_microusd,
-            may_be_paid=attempt.may_be_paid,
-            run_id=run_id,
+            session, ended, attempt.provider_key, attempt.cost_microusd, may_be_paid=attempt.may_be_paid, run_id=run_id
         )
         return _give_up(session, ended, state, run_id, refused=error[:2_000] if attempt.is_refused else "")
 
 
-def cancel(
-    engine: Engine,
-    job_id: str,
-    *,
-    run_id: str,
-    user_id: str | None = None,
-) -> JobState:
+def cancel(engine: Engine, job_id: str, *, run_id: str, user_id: str | None = None) -> JobState:
     """Cancel a waiting job; ask a running one to stop. Return its state after that; an ended job stays as it is.
 
     A running one goes on while another request waits for its video, and is then charged to that.

@@ -218,13 +218,7 @@ def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Limit) -> Rep
 
 
 def claim(
-    engine: Engine,
-    plan: PlanSummary,
-    under: Mapping[str, Any],
-    judge: Limit,
-    run_id: str,
-    *,
-    service_keys: bool = True,
+    engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Limit, run_id: str, *, service_keys: bool = True
 ) -> None:
     """Claim the right to carry `plan` out, once, if the guard agrees, which is checked under the flow's lease.
 

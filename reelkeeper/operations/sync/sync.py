@@ -49,8 +49,7 @@ def record_deletions(workspace: Workspace, blob_ids: Sequence[int], *, lease: Le
         # guard events.delete_cache: a repeated request gets a video that the service deleted from the cache
         cache.drop(session, [row.video_id for row in gone if row.video_id is not None])
         append(
-            session,
-            [Event(SERVICE_DELETE, run_id, row.video_id, row.blob_id, None, {"key": row.key}) for row in gone],
+            session, [Event(SERVICE_DELETE, run_id, row.video_id, row.blob_id, None, {"key": row.key}) for row in gone]
         )
     return {row.blob_id for row in gone}
 

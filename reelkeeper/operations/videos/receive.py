@@ -95,12 +95,7 @@ def find(workspace: Workspace, upload_id: str) -> Upload:
 
 
 def _announce(
-    session: Session,
-    workspace: Workspace,
-    wanted: Announced,
-    upload_id: str,
-    sha256: str,
-    url_seconds: int,
+    session: Session, workspace: Workspace, wanted: Announced, upload_id: str, sha256: str, url_seconds: int
 ) -> Upload:
     _require_new(session, wanted)
     at = now(session)

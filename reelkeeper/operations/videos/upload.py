@@ -30,14 +30,7 @@ CONTENT_TYPES = {
 
 
 def upload(
-    workspace: Workspace,
-    source: Path,
-    video: Incoming,
-    *,
-    scratch: Path,
-    lease: Lease,
-    run_id: str,
-    grace: Grace,
+    workspace: Workspace, source: Path, video: Incoming, *, scratch: Path, lease: Lease, run_id: str, grace: Grace
 ) -> Outcome:
     """Store `source` as the video's bytes. An existing live video of the user gets them as its next generation.
 

@@ -130,11 +130,7 @@ def gb_months(daily_peaks: Iterable[int], period_days: int | None = None) -> Dec
 
 
 def cost_until(
-    size_bytes: int,
-    days: Decimal | int,
-    storage_class: StorageClass = StorageClass.STANDARD,
-    *,
-    reads: int = 0,
+    size_bytes: int, days: Decimal | int, storage_class: StorageClass = StorageClass.STANDARD, *, reads: int = 0
 ) -> Decimal:
     """Return the dollars that an object will cost over the next `days`, without its write: the avoidable cost.
 

@@ -136,8 +136,7 @@ class JobSpec(BaseModel):
     )
     clip: Clip = Field(Clip(), description="Length, size and sound of the video")
     offers: tuple[str, ...] | None = Field(
-        None,
-        description="The model's other providers that can make the video; unset: each with a price for it",
+        None, description="The model's other providers that can make the video; unset: each with a price for it"
     )
 
 

@@ -289,12 +289,7 @@ def _look(seen: Sequence[RateSample], finished: Sequence[Finished]) -> tuple[tup
 
 
 def _guarded(
-    target: int,
-    reason: Reason,
-    limit: int,
-    finished: Sequence[Finished],
-    memory: Memory,
-    ceiling: float,
+    target: int, reason: Reason, limit: int, finished: Sequence[Finished], memory: Memory, ceiling: float
 ) -> tuple[int, Reason]:
     """Leave a limit that was observed to be too expensive, or worse than a lower one, whatever the model says."""
     made = [job for job in finished if job.made]

@@ -96,11 +96,7 @@ class SmallerBy(NamedTuple):
 
 
 def smaller_by_model(
-    totals: Iterable[tuple[str | None, int, SearchTotals]],
-    less: Iterable[LessByDay],
-    *,
-    grace_days: int,
-    until: date,
+    totals: Iterable[tuple[str | None, int, SearchTotals]], less: Iterable[LessByDay], *, grace_days: int, until: date
 ) -> list[SmallerBy]:
     """Sum costs and savings by model and frame size, the most CPU first.
 

@@ -20,8 +20,6 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import NANO, NANO_IN_MICRO, Charge, JobTotal, end_of_month
 from reelkeeper.rules.core.wording import usd
 
-_DAY: Final = timedelta(days=1)
-
 RULE: Final = "budget"
 FORESEEN: Final = "forecast_breach"  # the rule that an excess may have been foreseen by, in `breach`
 TOTAL: Final = "total"
@@ -200,7 +198,7 @@ class Spending(NamedTuple):
 
     def day(self, n: int) -> date:
         """Return the date of an index in the series."""
-        return self.first + n * _DAY
+        return self.first + n * _A_DAY
 
 
 def by_scope(charges: Iterable[Charge], today: date, jobs: Iterable[JobTotal] = ()) -> Spending:
@@ -222,7 +220,7 @@ def by_scope(charges: Iterable[Charge], today: date, jobs: Iterable[JobTotal] = 
         if len(by_kind[total.scope.partition(":")[0]]) > 1:
             sums[total.scope][date.fromisoformat(total.period)] += total.microusd * NANO_IN_MICRO
     first = min(known, default=today)
-    days = [first + n * _DAY for n in range((today - first).days + 1)]
+    days = [first + n * _A_DAY for n in range((today - first).days + 1)]
     series = {scope: [own[day] if day in known else None for day in days] for scope, own in sorted(sums.items())}
     return Spending(first, series)
 
