@@ -210,5 +210,5 @@ def _periods(as_of: datetime) -> list[str]:
     return [limits.IN_FLIGHT, *limits.names(as_of).values()]
 
 
-def _spent(session: Session, microusd: int, at: datetime | None = None) -> dict[str, int]:
+def _spent(session: Session, microusd: int, at: datetime | None) -> dict[str, int]:
     return dict.fromkeys(limits.names(at or now(session)).values(), microusd) if microusd else {}

@@ -264,10 +264,11 @@ def _next(
     live: Video,
     policies: Policies,
     as_of: datetime,
-    notice: Notice | None = None,
+    notice: Notice | None,
     actions: Collection[Action] = (Action.COMPRESS, Action.RETIRE),
-    judge: Callable[[Video, datetime], Verdict] | None = None,
-    gate: str = "",
+    *,
+    judge: Callable[[Video, datetime], Verdict],
+    gate: str,
 ) -> tuple[datetime | None, str]:
     """Find the first moment at which a rule may do one of `actions`, if views and holds stay as they are.
 
@@ -279,7 +280,6 @@ def _next(
     if live.created_at is None or tier is None:
         return None, "no run touches it while its age or tier is unknown"
     moments, is_gated = [], False
-    judge = judge or partial(_judge, policies, _UNVALUED, True)
     kept_by = policies.lifecycle.tiers_for(live, policies.tiers).get(live.tier) or tier
     policy = policies.lifecycle.for_video(live)
     for moment in _moments(live, live.created_at, policy, kept_by, as_of):

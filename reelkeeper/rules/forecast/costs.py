@@ -63,11 +63,6 @@ class Cost:
         """Say between which dollars the cost is in `level` of 100 such months, or why that cannot be said."""
         return TOO_SHORT if self.method == TOO_SHORT else " to ".join(map(in_dollars, self.bounds[level]))
 
-    @property
-    def is_service(self) -> bool:
-        """Check whether it is one of the services that sum to the total: neither the total nor a part of a service."""
-        return self.service != TOTAL and ":" not in self.service
-
 
 def predict(
     lines: Sequence[UsageLine],
