@@ -5,16 +5,21 @@ other bytes there, which a bucket fit for Reelkeeper refuses (412). It is not a 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final, TypeVar
 from uuid import uuid4
 
+from reelkeeper.adapters import cloudflare
 from reelkeeper.adapters import contract as bucket_contract
+from reelkeeper.adapters.cloudflare.client import Client
 from reelkeeper.adapters.contract import CHECKS, DANGEROUS, Result, Target
 from reelkeeper.adapters.s3.keys import PROBE_BYTES
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
+from reelkeeper.model.buckets import Expiry, touches
 from reelkeeper.operations.core.epochs import why_behind
 from reelkeeper.operations.core.workspace import (
     MAX_SKEW_FROM_BUCKET,
@@ -26,7 +31,8 @@ from reelkeeper.operations.core.workspace import (
     place_of,
     require_no_inner_owner,
 )
-from reelkeeper.operations.health import FAIL, OK, WARN, Finding, bucket_rules, failure, guarded
+from reelkeeper.operations.health import FAIL, OK, WARN, Finding, failure, guarded
+from reelkeeper.redaction import redacted
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment, schema
@@ -36,6 +42,8 @@ FIRST_A_STORE = "once the store is there, in a scratch prefix: reelkeeper doctor
 _OFF = "until it passes, no flow changes anything at the service's own keys"
 _DANGER = "do not use this server: every flow that would change the bucket is refused"
 _SEE = "see docs/r2.md, Test the bucket"
+_MAY_READ: Final = "allow REELKEEPER_CLOUDFLARE_API_TOKEN Workers R2 Storage: Read, or look in the dashboard"
+_Rule = TypeVar("_Rule")
 _OTHER = b"If you read this, the bucket took a second write.\n"
 
 
@@ -51,9 +59,9 @@ def examine_bucket(
     else:
         yield from (guarded(part, partial(look, bucket)) for part, look in _WRITE.items())
     yield guarded("clocks", lambda: _clocks(engine, bucket))
-    yield guarded("lifecycle rules", lambda: _rules("lifecycle rules", bucket_rules.expiring(settings, bucket)))
+    yield guarded("lifecycle rules", lambda: _expiring(settings, bucket))
     if settings.endpoint_url:
-        yield guarded("lock rules", lambda: _rules("lock rules", bucket_rules.locking(settings, bucket)))
+        yield guarded("lock rules", lambda: _locking(settings, bucket))
     if settings.r2_account_id is None and settings.endpoint_url is None:
         yield Finding(
             "production", WARN, "videos are on this machine's disk", "set REELKEEPER_R2_ACCOUNT_ID and keys for R2"
@@ -96,11 +104,6 @@ def _is_ours(engine: Engine, bucket: Bucket) -> bool:
         return check_identity(bucket, deployment_id, may_claim=True, writes=False)
     except ReelkeeperError:  # what is wrong is said of the identity: the other parts are still checked
         return False
-
-
-def _rules(part: str, found: tuple[bool, str, str]) -> Finding:
-    warns, text, remedy = found
-    return Finding(part, WARN if warns else OK, text, remedy)
 
 
 def examine_contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: bool) -> Iterator[Finding]:
@@ -200,6 +203,58 @@ def _clocks(engine: Engine | None, bucket: Bucket) -> Finding:
     if any(skew > limit for skew, limit in skews.values()):
         return Finding("clocks", FAIL, found, "set the clocks (NTP): no age can be trusted")
     return Finding("clocks", OK, found)
+
+
+def _expiring(settings: Settings, bucket: Bucket) -> Finding:
+    """Describe lifecycle rules that delete or move objects, read by the first of two APIs that the token permits."""
+    rules: list[Expiry] | str
+    try:
+        rules = bucket.expiries()
+    except StorageError as error:
+        rules = _asked(settings, Client.expiries, f"these keys are not permitted to read them ({_in_short(error)})")
+    if isinstance(rules, str):
+        return Finding("lifecycle rules", WARN, rules, _MAY_READ)
+    touching = [rule for rule in rules if touches(rule, bucket.prefix)]
+    if not touching:
+        return Finding("lifecycle rules", OK, f"no rule deletes or moves objects under {bucket.scope!r}")
+    found = "; ".join(f"rule {rule.id!r} {rule.does} under {rule.prefix or 'every prefix'!r}" for rule in touching)
+    remedy = "remove it: it deletes or moves objects without Reelkeeper, and with no grace period"
+    return Finding("lifecycle rules", WARN, found, remedy)
+
+
+def _locking(settings: Settings, bucket: Bucket) -> Finding:
+    """Describe lock rules, which keep what is purged or overwritten."""
+    rules = _asked(settings, Client.locks, "they can only be read from Cloudflare's API, with an API token")
+    if isinstance(rules, str):
+        return Finding("lock rules", WARN, rules, _MAY_READ)
+    touching = [rule for rule in rules if touches(rule, bucket.prefix)]
+    if not touching:
+        found = f"no rule covers {bucket.scope!r}: everything with write access can also delete and overwrite"
+        return Finding("lock rules", OK, found)
+    which = "; ".join(f"rule {rule.id!r} locks {rule.prefix or 'every prefix'!r} {rule.lasts}" for rule in touching)
+    helps = "until then, nobody can delete or overwrite an object there, by mistake or on purpose"
+    hinders = "purges and overwrites by your service are refused until then"
+    ends = all(rule.ends for rule in touching)
+    remedy = "" if ends else "objects there can never be purged: lock by age, for no longer than retention and grace"
+    return Finding("lock rules", OK if ends else WARN, f"{which}: {helps}; {hinders}", remedy)
+
+
+def _asked(
+    settings: Settings, ask: Callable[[Client, str, str | None], list[_Rule]], otherwise: str
+) -> list[_Rule] | str:
+    """Read the rules from Cloudflare's API, or say why they are unknown: `otherwise`, where there is no token."""
+    client = cloudflare.connect(settings)
+    if client is None:
+        return f"unknown: {otherwise}"
+    with closing(client):
+        try:
+            return ask(client, settings.bucket, settings.jurisdiction)
+        except ReelkeeperError as refused:
+            return f"unknown: {_in_short(refused)}"
+
+
+def _in_short(error: Exception) -> str:
+    return redacted(str(error)).partition(";")[0][:200]
 
 
 def require_may_go_live(opened: Workspace, settings: Settings) -> None:
