@@ -109,12 +109,13 @@ def why(video_id: IdOrKey, as_json: AsJson = False) -> None:
     from reelkeeper.operations.lifecycle.why import explain
 
     settings = configured()
-    on_trial = trial_at(settings) is not None
     with store() as engine:
         may = partial(plans_service_keys, engine, settings)
         layout = compiled(settings.key_pattern)
         failed = failed_checks(engine, settings)
-        found = explain(engine, video_id, settings.prefix, may, layout, on_trial=on_trial, failed=failed)
+        found = explain(engine, video_id, settings.prefix, may, layout, failed=failed)
+    if trial_at(settings):
+        found = found.until_live()
     if as_json:
         emit(found)
         return

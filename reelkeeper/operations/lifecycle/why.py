@@ -59,6 +59,11 @@ class Explained(NamedTuple):
     next_at: datetime | None
     next_step: str
 
+    def until_live(self) -> "Explained":
+        """Say the same of a video on trial: nothing is done until the store goes live, and then what is said here."""
+        then = f"not before {self.next_at:%Y-%m-%d %H:%M} UTC, by " if self.next_at else ""
+        return self._replace(next_at=None, next_step=f"{UNTIL_LIVE}; then {then}{self.next_step}")
+
 
 def find_video(session: Session, name: str) -> Listed:
     """Find a video by its id, the key of one of its objects, or the name of which an earlier version made its id.
@@ -80,30 +85,13 @@ def explain(
     keeps_contract: Callable[[], bool],
     layout: Sequence[KeyPattern] = DEFAULT_LAYOUT,
     *,
-    on_trial: bool = False,
     failed: Collection[str] = (),
 ) -> Explained:
     """Explain what decides about a video, by its id or a key, under the policies in force. Raises NotFound.
 
     `keeps_contract`: whether the bucket has passed the contract, for results put in place and purges of service keys.
     `failed`: the checks of it that the bucket has failed.
-    `on_trial`: nothing is done until the store goes live, and then what is said without it.
     """
-    found = _explain(engine, name, prefix, keeps_contract, layout, failed)
-    if not on_trial:
-        return found
-    then = f"not before {found.next_at:%Y-%m-%d %H:%M} UTC, by " if found.next_at else ""
-    return found._replace(next_at=None, next_step=f"{UNTIL_LIVE}; then {then}{found.next_step}")
-
-
-def _explain(
-    engine: Engine,
-    name: str,
-    prefix: str,
-    keeps_contract: Callable[[], bool],
-    layout: Sequence[KeyPattern],
-    failed: Collection[str],
-) -> Explained:
     with reading(engine) as session:
         listed, as_of, rules = find_video(session, name), now(session), in_force(session)
         video_id = listed.id

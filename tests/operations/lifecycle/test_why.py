@@ -59,7 +59,7 @@ def test_unknown_views_are_named_and_only_age_changes_the_outlook(kept: World) -
 
 def test_in_a_trial_nothing_comes_and_what_would_is_said_as_of_going_live(kept: World) -> None:
     engine, prefix = kept.workspace.engine, kept.workspace.bucket.prefix
-    live, found = why(kept), explain(engine, "v1", prefix, lambda: True, on_trial=True)
+    live, found = why(kept), explain(engine, "v1", prefix, lambda: True).until_live()
     assert (found.next_at, found.reasons) == (None, live.reasons)
     assert live.next_at is not None
     assert found.next_step.startswith(UNTIL_LIVE)
@@ -176,8 +176,8 @@ def test_where_the_contract_failed_the_checks_are_named_and_no_further_try_is_ad
     with transaction(engine, "test") as session:
         session.execute(sa.update(blobs).values(key=f"{prefix}ann/v1.mp4", is_ours=False))
         session.execute(sa.update(videos).values(created_at=MADE_AT - timedelta(days=300)))
-    untried = explain(engine, "v1", prefix, lambda: False, on_trial=True)
-    found = explain(engine, "v1", prefix, lambda: False, on_trial=True, failed={"if_match", "listing"})
+    untried = explain(engine, "v1", prefix, lambda: False).until_live()
+    found = explain(engine, "v1", prefix, lambda: False, failed={"if_match", "listing"}).until_live()
     for seen, rule, is_advised in ((untried, "contract_not_tried", True), (found, "contract_failed", False)):
         policy = said(seen, "policy, version 0")
         assert policy.startswith(f"keep ({rule})")
