@@ -120,7 +120,7 @@ def costs(engine: Engine, user_id: str, first: date, months: int) -> tuple[list[
     Return also whether there are later ones, and when usage was charged last; None: never. Raises NotFound, UserErased.
     """
     with reading(engine) as session:
-        sums, has_more = charges.of_user(session, _known(session, user_id), first, months)
+        sums, has_more = charges.of_user(session, present(session, user_id), first, months)
         charged = deployment.beats(session).get("monitor_costs")
         return sums, has_more, charged and charged.last_ok_at
 
@@ -131,10 +131,11 @@ def moves(engine: Engine, user_id: str, *, kind: TransferKind | None, span: Span
     Raises NotFound, UserErased.
     """
     with reading(engine) as session:
-        return ledger_rows.moves(session, _known(session, user_id), limit, kind=kind, span=span)
+        return ledger_rows.moves(session, present(session, user_id), limit, kind=kind, span=span)
 
 
-def _known(session: Session, user_id: str) -> str:
+def present(session: Session, user_id: str) -> str:
+    """Return the present id of the user who has, or had, this one. Raises NotFound, UserErased."""
     user_id = former_ids.known_user(session, user_id)
     if not is_user(session, user_id):
         raise NotFound(f"no user {user_id!r} in the catalogue")

@@ -12,16 +12,15 @@ from urllib.parse import quote
 from reelkeeper import disk
 from reelkeeper.adapters.s3.keys import key_name
 from reelkeeper.disk import make_file
-from reelkeeper.errors import LeaseLost, NotFound, StorageError
+from reelkeeper.errors import LeaseLost, StorageError
 from reelkeeper.failpoints import effect
+from reelkeeper.operations.billing.users import present
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import images, service_files
 from reelkeeper.operations.videos.service_files import Belongs
-from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.videos import user_data
 from reelkeeper.store.videos.user_data import StoredVideo
-from reelkeeper.store.videos.videos import is_user
 
 _BATCH: Final = 500
 _DISK: Final = "the disk of the export"
@@ -83,10 +82,7 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
 
 def _present(workspace: Workspace, user_id: str) -> str:
     with reading(workspace.engine) as session:
-        user_id = former_ids.known_user(session, user_id)
-        if not is_user(session, user_id):
-            raise NotFound(f"no user {user_id!r} in the catalogue")
-    return user_id
+        return present(session, user_id)
 
 
 def _write_rows(workspace: Workspace, user_id: str, archive: zipfile.ZipFile) -> dict[str, int]:
