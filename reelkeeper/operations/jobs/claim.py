@@ -74,19 +74,17 @@ def claim(
         policies, begun = kept.overridden(order=order, tiers=tiers), claims.begun(session)
         # guard claims.limit: more jobs run at once than the limit allows, and each costs money
         slots = list(warm_models[: max(0, limit - sum(some.running for some in begun))])
-        if not slots:
-            # guard claims.fetched: while a person allows no job at Prefect, what vendors have made expires there
-            hours = kept.attempts.unserved_hours
-            sent = claims.left_behind(session, len(warm_models), served, hours, only_named=True)
-            return claims.take(session, sent, worker) if sent else []
         resting = breaker.for_claims(session, as_of)
         if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
             routing.move_waiting(session, unwell)
         tiers = policies.tiers
         ranked = dispatch.window(policies.order, tiers)
         is_stored = ranked is not None and ranked == dispatch.window(kept.order, kept.tiers)
+        # guard claims.fetched: while a person allows no job at Prefect, what vendors have made expires there
+        most, hours = len(slots) or len(warm_models), kept.attempts.unserved_hours
+        # guard claims.none_begun: meanwhile a job is bought that its vendor may not have
         # guard claims.theirs: a worker takes a job that another provider has, and ends it without asking that
-        chosen = claims.left_behind(session, len(slots), served, kept.attempts.unserved_hours)
+        chosen = claims.left_behind(session, most, served, hours, only_named=not slots)
         if slots := slots[len(chosen) :]:
             caps, tuned, default = policies.caps, lane_limits(session), served.default if served else None
             more = lanes.rooms(session, as_of, default)
