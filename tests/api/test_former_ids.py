@@ -10,9 +10,10 @@ from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import InputRefused
 from reelkeeper.model.ids import earlier_id
 from reelkeeper.operations.billing import users
+from reelkeeper.operations.billing.users import import_users
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import daily_views, videos
-from reelkeeper.store.videos.imports import import_views
+from reelkeeper.store.videos.imports import import_videos, import_views
 from tests.faults.world import World
 from tests.operations.removals.test_rename import GINA, MADE, made_row, renamed
 
@@ -69,6 +70,24 @@ def test_views_are_imported_by_either_name(world: World, endpoint: Endpoint) -> 
     with pytest.raises(InputRefused):
         import_views(engine, [head, f"{NAME},{DAY},5", f"{ID},{DAY},6"])
     assert counted(world) == 5
+
+
+def test_a_users_lines_under_both_its_ids_are_refused(world: World, client: TestClient) -> None:
+    engine, head = world.workspace.engine, "id,tier,created_at"
+    import_users(engine, [head, "ann,pro,"])
+    renamed(world, "ann")
+    import_users(engine, [head, "ann,premium,"])
+    for lines in (["ann,free,", f"{GINA},pro,"], [f"{GINA},pro,", "ann,free,"]):
+        with pytest.raises(InputRefused):
+            import_users(engine, [head, *lines])
+    assert client.get(f"/v1/users/{GINA}").json()["tier"] == "premium"
+
+
+def test_a_videos_lines_under_both_its_ids_are_refused(world: World, endpoint: Endpoint) -> None:
+    made_row(world, endpoint)
+    both = [f"{NAME},{GINA},2026-01-01T00:00:00Z", f"{ID},{GINA},2020-01-01T00:00:00Z"]
+    with pytest.raises(InputRefused):
+        import_videos(world.workspace.engine, ["id,user_id,created_at", *both])
 
 
 def test_requests_by_the_id_that_a_user_had_are_answered_as_reads_are(world: World, client: TestClient) -> None:

@@ -56,8 +56,10 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
 
     `known_tiers` returns the names of the tiers in force, and locks them until the transaction ends.
 
-    Raises InputRefused, with nothing changed, naming line, column and value of each bad field.
+    Raises InputRefused, with nothing changed, naming line, column and value of each bad field, also for two lines of
+    one user by two of their ids.
     """
+    taken: set[int] = set()
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
         known = known_tiers(session)
@@ -66,13 +68,15 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
         problem = f"is not one of {', '.join(known)}, and not empty"
         problems += [Problem(line.number, "tier", line.values["tier"], problem) for line in unknown]
         rows = former_ids.known_users(session, [line.values["id"] for line in batch])
+        batch = [line._replace(values={**line.values, "id": rows[line.values["id"]]}) for line in batch]
+        problems += _named_again(batch, taken)
         insert = insert_into(session, users)
         created_at = sa.func.coalesce(insert.excluded.created_at, users.c.created_at)
         session.execute(
             insert.on_conflict_do_update(
                 index_elements=["id"], set_={"tier": insert.excluded.tier, "created_at": created_at}
             ),
-            [{**line.values, "id": rows[line.values["id"]]} for line in batch],
+            [line.values for line in batch],
         )
         return 0
 
@@ -82,11 +86,14 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
 def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool = False) -> Imported:
     """Set the creation time and tag of videos, which must belong to the user named; an empty field changes nothing.
 
-    Raises InputRefused for a video of another user, and for an unknown one unless `skip_unknown`.
+    Raises InputRefused for a video of another user, for two lines of one video by two of its ids, and for an unknown
+    one unless `skip_unknown`.
     """
+    taken: set[int] = set()
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
         batch = _as_known(session, batch)
+        problems += _named_again(batch, taken)
         owners = owners_of(session, [line.values["id"] for line in batch])
         known = [line for line in batch if line.values["id"] in owners]
         if not skip_unknown:
@@ -115,18 +122,21 @@ def import_views(
 
     A video counts as last viewed at its `viewed_at`, or else at the end of the day. With `complete`, the days in the
     file are marked as completely recorded. Raises InputRefused, also for a video named twice on a day (a split count
-    would be lost), and for a day marked complete that is not over.
+    would be lost), for a day marked complete that is not over, and for complete days of a file without a known video.
     """
     days: set[date] = set()
+    is_of_ours = False
     named: dict[tuple[str, date], str] = {}  # by the video and day, the id in the file, of what an earlier version made
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
+        nonlocal is_of_ours
         batch = _as_made(session, batch, named, problems)
         owners = owners_of(session, [line.values["video_id"] for line in batch])
         known = [line for line in batch if line.values["video_id"] in owners]
         if not skip_unknown:
             problems += [_unknown(line, "video_id") for line in batch if line.values["video_id"] not in owners]
         days.update(line.values["day"] for line in batch)
+        is_of_ours |= bool(known)
         if known and not problems:
             insert = insert_into(session, daily_views)
             session.execute(
@@ -140,6 +150,9 @@ def import_views(
         if complete:
             today = now(session).date()
             problems += [Problem(0, "day", str(item), "has not ended yet") for item in days if item >= today]
+            # guard imports.matched: a file with ids of another kind leaves no video a view, and all are retired
+            if days and not (is_of_ours or problems):
+                problems.append(Problem(0, "video_id", "", "names no video of the catalogue, so no day is complete"))
             set_complete(session, days)
 
     parsed = whole_lines(lines, _VIEWS, ["video_id", "day"], {"viewed_at": moment})
@@ -194,6 +207,16 @@ def _as_known(session: Session, batch: Sequence[CsvLine]) -> list[CsvLine]:
         is_made = video_id not in owners and owners.get(earlier) == user_id
         lines.append(line._replace(values={**line.values, "id": earlier if is_made else video_id, "user_id": user_id}))
     return lines
+
+
+def _named_again(batch: Sequence[CsvLine], taken: set[int]) -> Iterator[Problem]:
+    """Find second lines of one row, by an id that it had, as none is in two. `taken` are the rows of lines before."""
+    for line in batch:
+        row = hash(line.values["id"])
+        # guard imports.former_id: of two contradictory lines on a renamed user, such as on the tier, the last one wins
+        if row in taken:
+            yield Problem(line.number, "id", line.values["id"], "is named twice, once by an id that it had")
+        taken.add(row)
 
 
 def _as_made(

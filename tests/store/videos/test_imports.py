@@ -276,6 +276,16 @@ def test_videos_that_the_catalogue_lacks_can_be_skipped(engine: sa.Engine) -> No
     assert import_videos(engine, lines, skip_unknown=True) == Imported(1, skipped=1)
 
 
+def test_a_file_without_a_known_video_says_of_no_day_that_nothing_was_viewed(engine: sa.Engine) -> None:
+    lines = ["video_id,day,views", "videos/ada/v1.mp4,2026-01-01,900", "videos/ada/v2.mp4,2026-01-02,800"]
+    with pytest.raises(InputRefused):
+        import_views(engine, lines, complete=True, skip_unknown=True)
+    assert rows(engine, view_days.c.day) == []
+    assert import_views(engine, lines, skip_unknown=True) == Imported(0, skipped=2)
+    import_views(engine, [*lines, "v1,2026-01-02,1"], complete=True, skip_unknown=True)
+    assert rows(engine, view_days.c.day) == [(date(2026, 1, 1),), (date(2026, 1, 2),)]
+
+
 @pytest.mark.long("5,000 lines")
 def test_a_long_file_is_taken_whole(engine: sa.Engine) -> None:
     days = (date(2000, 1, 1) + timedelta(days=n) for n in range(5_000))
