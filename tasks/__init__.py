@@ -19,6 +19,7 @@ from reelkeeper.model.document import Table, as_text
 from reelkeeper.operations import OperationalError, safe_to_repeat
 from reelkeeper.redaction import SHOWN, unnamed
 
+_KEYS = {"key", "video or key", "for example"}  # columns of keys
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -67,10 +68,11 @@ def show(key: str, title: str, document: Iterable[str | Table], description: str
 
 
 def markdown(title: str, document: Iterable[str | Table]) -> str:
-    """Render a title, paragraphs as they are, and tables in which all text is shown literally, without users' ids."""
+    """Render a title, paragraphs, and tables in which all text is shown literally; without users' ids."""
     parts = [f"## {title}"]
     for part in document:
-        parts += [part] if isinstance(part, str) else _table(part)
+        # guard secrets.paragraphs: a refused plan's worst user stands in Prefect's database, which no erasure reaches
+        parts += [unnamed(part)] if isinstance(part, str) else _table(part)
     return "\n\n".join(parts)
 
 
@@ -89,8 +91,17 @@ def _cells(headings: Sequence[str], row: Sequence[object]) -> Iterator[str]:
     for heading, cell in zip(headings, row, strict=True):
         if heading == "user":
             yield SHOWN
+        # guard secrets.keys: the key of an image names its user in Prefect's database, which no erasure reaches
+        elif heading in _KEYS:
+            yield _literal("\n".join(map(_without_folders, as_text(cell).split("\n"))))
         else:
             yield as_text(cell) if heading.startswith(">") else _literal(as_text(cell))
+
+
+def _without_folders(key: str) -> str:
+    """Leave out the folders of a key, one of which may be its user's: `unnamed` knows only keys of videos."""
+    _, slash, name = key.rpartition("/")
+    return f"{SHOWN}/{name}" if slash else key
 
 
 def _literal(text: str) -> str:
@@ -107,11 +118,11 @@ def worst_first(found: Iterable[Finding]) -> list[Finding]:
 def tabulate(found: Iterable[Finding]) -> Table:
     """Tabulate findings."""
     kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
-    rows = [[_without_user(finding, str(getattr(finding, name))) for name in kept] for finding in found]
+    rows = [[without_user(finding, str(getattr(finding, name))) for name in kept] for finding in found]
     return Table(kept, rows, "Findings")
 
 
-def _without_user(finding: Finding, text: str) -> str:
+def without_user(finding: Finding, text: str) -> str:
     """Remove the user's id from a finding, since Prefect must not store one."""
     kind, _, user = finding.scope.partition(":")
     return re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", SHOWN, text) if kind == "user" and user else unnamed(text)

@@ -20,7 +20,7 @@ from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.forecast.costs import Cost, ForecastReport, by_service, in_dollars, totals
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from tasks import show, step
+from tasks import show, step, without_user
 
 
 @step("forecast the bill")
@@ -59,7 +59,8 @@ def publish(
 ) -> ForecastReport:
     """Show the forecast by service with its bands, the methods, and the savings."""
     title = f"Costs forecast on {as_of:%Y-%m-%d}{' (dry run)' if dry_run else ''}"
-    suggested = [(f"{finding.title}. {finding.text} {finding.suggestion}",) for finding in found]
+    # guard secrets.levers: a user who stores much stands in Prefect's database, which no erasure reaches
+    suggested = [(without_user(each, f"{each.title}. {each.text} {each.suggestion}"),) for each in found]
     document = (by_service(costs), Table(("what",), suggested or [("nothing found",)], "Possible savings"))
     show("forecast-costs-report", title, document)
     report = ForecastReport(

@@ -283,7 +283,7 @@ def test_the_report_of_both_has_the_same_table(uploaded: Scene) -> None:
 | objects | why, and the way out | for example |
 | --: | :-- | :-- |
 | 1 | no pattern matches\\: add one to REELKEEPER\\_KEY\\_PATTERN\\, without the prefix\\, or name
-  its user with reelkeeper videos import \\-\\-keys | <plan>\\/videos\\/flat\\|\\`\\.mp4 |\
+  its user with reelkeeper videos import \\-\\-keys | \\*\\*\\*\\/flat\\|\\`\\.mp4 |\
 """)
     assert "u1" not in table, "nothing of Prefect's names a user"
 

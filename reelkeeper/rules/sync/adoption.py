@@ -120,7 +120,7 @@ def _broken(limits: AdoptionLimits, found: Crowding) -> Iterator[tuple[str, str]
     percent = _percent(found.of_user, found.videos)
     if found.new_videos >= MIN_VIDEOS and percent > limits.max_user_percent:
         share = f"{found.of_user:,} of {many(found.videos, 'video')} ({percent:.0f} %)"
-        figures = f"{share} would be of one user, {found.user!r}"
+        figures = f"{share} would be of one user: {found.user!r}"
         yield f"{figures}, where at most {limits.max_user_percent:g} % may", "max_user_percent=100"
 
 

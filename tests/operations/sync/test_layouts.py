@@ -135,7 +135,7 @@ def test_3_000_objects_in_one_folder_are_refused_until_a_person_raises_the_limit
     put(endpoint, world.address.prefix, stored(*(f"generations/{n:05}.mp4" for n in range(3_000))))
     foretold = dry(world.workspace)
     assert str(foretold.refusal) == snapshot(
-        "3,000 of 3,000 videos (100 %) would be of one user, 'generations', where at most 90 % may. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper videos import --keys. If it is right: --param adoption.max_user_percent=100"
+        "3,000 of 3,000 videos (100 %) would be of one user: 'generations', where at most 90 % may. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper videos import --keys. If it is right: --param adoption.max_user_percent=100"
     )
     assert foretold.one_day is None
     if world.workspace.engine.dialect.name == "postgresql":  # which compares each with all others until it knows
