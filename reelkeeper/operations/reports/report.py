@@ -120,6 +120,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
     """
     last, earliest, name = end_of_month(month), _months_before(month, _MONTHS_BACK), f"{month:%Y-%m}"
     first, until = (datetime.combine(day, time(), UTC) for day in (month, last + _ONE_DAY))
+    to_come = max(month, as_of.date().replace(day=1))  # of months that are over there are bills
     until = min(as_of, until)
     with reading(engine) as session:
         policies = in_force(session).policies
@@ -135,7 +136,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             other_payers=others,
             jobs=[total for kind in ("provider", "model") for total in job_totals.of_kind(session, kind, [name], 1)],
             months=charge_reports.by_month(session, earliest, last),
-            expected=[forecast for forecast in forecasts.latest(session, as_of) if forecast.month >= month],
+            expected=[forecast for forecast in forecasts.latest(session, as_of) if forecast.month >= to_come],
             stock=stock.by_age_and_tier(session, as_of),
             tiers=policies.tiers.names,
             grace_bytes=stock.in_grace(session).size_bytes,

@@ -126,6 +126,15 @@ def test_a_month_that_is_over_has_no_forecast_and_no_later_alerts(engine: sa.Eng
 
 
 @pytest.mark.usefixtures("report")
+def test_a_month_that_is_over_has_its_bill_until_the_next_forecast_too(engine: sa.Engine) -> None:
+    november = gather(engine, MONTH, datetime(2026, 12, 1, 3, tzinfo=UTC))
+    assert november.is_over
+    bill = next(row for row in tables.months(november).rows if row[0] == "November 2026")
+    assert bill[1:] == [usd(november.billed_nanousd), "", ""]
+    assert not any(row[2] for row in tables.makers(november).rows)
+
+
+@pytest.mark.usefixtures("report")
 def test_a_month_has_its_alerts_however_many_came_after_it(engine: sa.Engine) -> None:
     def resolved(number: int, at: datetime) -> dict[str, object]:
         ended = {"state": AlertState.RESOLVED, "last_at": at, "resolved_at": at, "figures": []}
