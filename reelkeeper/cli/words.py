@@ -42,6 +42,13 @@ def moment(text: str | None) -> datetime | None:
         raise typer.BadParameter(f"{text!r} is not a time; write e.g. 2026-11-24 or 2026-11-24T06:00:00Z") from None
 
 
+def writable(file: Path | None) -> Path | None:
+    """Require a folder for a file that is written after long work; None is no file."""
+    if file is not None and not file.parent.is_dir():
+        raise typer.BadParameter(f"{file}: the folder {file.parent} is missing")
+    return file
+
+
 def text_of(file: Path) -> str:
     """Read a file of text. Raises InputRefused."""
     from reelkeeper.errors import InputRefused

@@ -56,6 +56,14 @@ def test_it_reads_and_leaves_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+@pytest.mark.usefixtures("filled")
+def test_a_page_that_could_not_be_written_is_told_before_anything_is_listed(
+    reelkeeper: Run, double: R2Double, tmp_path: Path
+) -> None:
+    reelkeeper("scan", "--html", tmp_path / "none" / "page.html", exit_code=2)
+    assert double.requests == []
+
+
 def test_the_terminal_has_the_levers_and_every_user(reelkeeper: Run, filled: str) -> None:
     shown = reelkeeper("scan", "--prefix", filled, "--pattern", "{user}/{video}.{ext}").stdout
     assert {"auth0|5f7c", "gina@example.com", "Compress"} <= {*shown.split()}

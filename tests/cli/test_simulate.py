@@ -399,6 +399,7 @@ def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask, reelkeeper: Run)
         (["--from", "soon"], 2, "--from"),
         (["--from", "2999-01-01"], 2, "--from"),
         (["--picture", "months.gif"], 2, "--picture"),
+        (["--picture", "none/months.svg"], 2, "--picture"),
         (["--policy", "nowhere.yaml"], 9, "nowhere.yaml"),
     ],
 )

@@ -15,7 +15,7 @@ import typer
 
 from reelkeeper.cli.opening import configured
 from reelkeeper.cli.screen import complain, emit, say, show
-from reelkeeper.cli.words import INTERRUPTED, AsJson
+from reelkeeper.cli.words import INTERRUPTED, AsJson, writable
 from reelkeeper.errors import Misconfigured, NotFound
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def scan(
         int | None, typer.Option(min=0, help="Draw the sample by this seed, as printed by another.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", dir_okay=False, metavar="FILE", help="Also write a self-contained page.")
+        Path | None,
+        typer.Option(
+            "--html", dir_okay=False, metavar="FILE", callback=writable, help="Also write a self-contained page."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import dollars, emit, out, say, size, table
-from reelkeeper.cli.words import AsJson, text_of
+from reelkeeper.cli.words import AsJson, text_of, writable
 from reelkeeper.rules.core.wording import DATED_BY_KEY, LEAST, contract_gate, many
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ def lifecycle(
     ] = None,
     uploads: Annotated[bool, typer.Option(help="Repeat the uploads of the last 30 days, or assume none.")] = True,
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also draw a chart of the months: .svg or .png.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", dir_okay=False, callback=writable, help="Also draw a chart of the months: .svg or .png."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

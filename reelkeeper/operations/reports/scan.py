@@ -10,6 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+from reelkeeper import disk
 from reelkeeper.adapters.s3.keys import IMAGE_SUFFIX, flaw, parse_key
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import ReelkeeperError, StorageError
@@ -221,6 +222,10 @@ def _sampled(bucket: Bucket, census: Census, sampling: Sampling, tell: Callable[
             clips.append(stop.during(lambda key=key: _encoded(bucket, key, sampling)))  # type: ignore[misc]  # bound now
         except ReelkeeperError as error:
             failed.append(f"{key}: {error}")
+        except OSError as error:
+            if not disk.is_full(error):
+                raise
+            failed.append(f"{key}: it does not fit on the disk of the scratch folder")
         except KeyboardInterrupt:
             break
     return Sample(sampling.seed, tuple(clips), tuple(failed), len(keys) - len(clips) - len(failed))

@@ -1,5 +1,6 @@
 """A scan's figures equal an independent count: of made-up listings, and of what boto3 lists on other S3 servers."""
 
+import errno
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
@@ -309,6 +310,22 @@ def test_an_interrupted_sample_changes_nothing_that_the_listing_knows(tmp_path: 
     assert [line for line in part.remarks if line not in whole.remarks] == snapshot(
         ["The listing is complete; the sample was interrupted after 1 of 4 videos."]
     )
+
+
+def test_a_video_of_the_sample_that_fills_the_disk_costs_nothing_else(tmp_path: Path) -> None:
+    def encode(source: Path, _: Path) -> tuple[Refusal, None]:
+        if not tried:
+            tried.append(source)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return Refusal("efficient_codec", ""), None
+
+    tried = list[Path]()
+    bucket: Any = Listed([StoredObject(f"a/{n}.mp4", 5, f"{n}", AS_OF) for n in range(3)])
+    sampling = operation.Sampling(3, 7, tmp_path, encode)
+    found = operation.scan(bucket, TERMS, tell=lambda _: None, stop=operation.Stop(), sampling=sampling)
+    assert found.sample
+    assert (len(found.sample.clips), len(found.sample.failed), found.sample.untried) == (2, 1, 0)
+    assert (found.total.objects, found.stopped) == (3, "")
 
 
 def test_a_bucket_that_never_answers_is_an_error() -> None:
