@@ -15,6 +15,7 @@ from reelkeeper.adapters.ffmpeg.boxes import carry
 from reelkeeper.adapters.ffmpeg.command import confined, wall_seconds
 from reelkeeper.adapters.ffmpeg.intake import admit, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import Progress, Watch
+from reelkeeper.adapters.ffmpeg.tools import TUNING
 from reelkeeper.model import COPIED_SOUND, Media, MediaLimits
 
 OPUS_LAYOUTS = {
@@ -114,7 +115,14 @@ def encode(
 
 
 def _h264(preset: int, crf: float) -> dict[str, Any]:
-    return {"c:v": "libx264", "preset": preset, "crf": crf, "g": _KEYFRAME_EVERY, "threads": 1}
+    return {
+        "c:v": "libx264",
+        "preset": preset,
+        "crf": crf,
+        "g": _KEYFRAME_EVERY,
+        "threads": 1,
+        "x264-params": TUNING["h264"],
+    }
 
 
 def _hevc(preset: int, crf: float) -> dict[str, Any]:

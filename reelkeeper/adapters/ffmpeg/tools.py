@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import ffmpeg
 
@@ -23,6 +24,9 @@ if not (hasattr(ffmpeg, "probe") and hasattr(ffmpeg, "compile")):
         "overwritten it; uninstall that and reinstall ffmpeg-python"
     )
 
+# x264 spends bytes on grain and on flat areas that VMAF does not see. Without the one, and with half of the other,
+# which keeps gradients and shadows clean, the same VMAF and VMAF NEG take fewer (docs/decisions/0007-h264-in-mp4.md).
+TUNING: Final = {"h264": "psy=0:aq-strength=0.5"}
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
 
 
@@ -45,7 +49,7 @@ class Tools:
         return "libvmaf" in self.filters
 
     def encoder(self, codec: str) -> str:
-        """Name the encoder for `codec` (h264, hevc, av1, vp9) with its version, since results differ by version.
+        """Name the encoder for `codec` (h264, hevc, av1, vp9) with its version and tuning, by which results differ.
 
         Raises ToolMissing if this ffmpeg lacks that encoder or libopus.
         """
@@ -57,7 +61,7 @@ class Tools:
                     "wheel's, or choose another codec in the recipe"
                 )
         version = self.svt_version if codec == "av1" and self.svt_version else f"in ffmpeg {self.ffmpeg_version}"
-        return f"{name} {version}"
+        return " ".join(filter(None, (name, version, TUNING.get(codec))))
 
 
 def tools() -> Tools:

@@ -23,17 +23,17 @@ from reelkeeper.rules.lifecycle.worth import USUAL_BITS_PER_PIXEL, effort
 
 # CRF at VMAF 93.5 or 5th percentile 88.5 by codec and preset of SVT-AV1 4.2, and of x264 and x265 in ffmpeg 9: means of
 # bigbuckbunny, bikes and cityCC0, 640 pixels wide, x264 medium CRF 18 and veryfast CRF 23, by encodes at CRF 28 to 60,
-# and 21 to 34. Those of x264 lay within 3 of one another, those of SVT-AV1 within 19.
+# and 20 to 32. Those of x264 lay within 6 of one another, those of SVT-AV1 within 19.
 _PRIOR_CRF: Final = {
     ("av1", 6): 43.0,
     ("av1", 8): 44.0,
     ("av1", 9): 42.0,
     ("av1", 10): 40.0,
-    ("h264", 3): 25.3,
-    ("h264", 4): 26.0,
+    ("h264", 3): 26.5,
+    ("h264", 4): 26.8,
     ("hevc", 2): 24.9,
 }
-_UNKNOWN_CRF: Final = {"h264": 26.4, "hevc": 26.6, "av1": 42.0, "vp9": 36.0}
+_UNKNOWN_CRF: Final = {"h264": 27.0, "hevc": 26.6, "av1": 42.0, "vp9": 36.0}
 # In steps of SVT-AV1's CRF:
 _PRIOR_SD: Final = (6.0, 1.0, 1.0)  # of the CRF, and of its change per doubling of bits per pixel and of pixels
 _BETWEEN_SD: Final = 5.5  # CRF, between models

@@ -40,14 +40,14 @@ class Effort(NamedTuple):
 # two-pass libvpx-vp9 at cpu-used 4 by the ratio of its CPU to SVT-AV1's at preset 6, x264 and x265 by the ratio to
 # SVT-AV1's at preset 8.
 EFFORTS: Final[Mapping[str, Mapping[int, Effort]]] = {
-    "h264": {3: Effort(1.08, 0.038), 4: Effort(1.04, 0.046), 5: Effort(1.0, 0.052), 6: Effort(0.99, 0.070)},
+    "h264": {3: Effort(1.10, 0.036), 4: Effort(1.05, 0.043), 5: Effort(1.0, 0.047), 6: Effort(0.99, 0.060)},
     "hevc": {2: Effort(1.1, 0.068), 5: Effort(1.0, 0.094)},
     "av1": {10: Effort(1.32, 0.037), 9: Effort(1.08, 0.053), 8: Effort(1.0, 0.072), 6: Effort(0.89, 0.108)},
     "vp9": {4: Effort(1.25, 0.26)},
 }
 USUAL_PRESET: Final = {"h264": 5, "hevc": 5, "av1": 8, "vp9": 4}
 # Relative to SVT-AV1's, at the usual presets and the same floor.
-RELATIVE_BYTES: Final = {"h264": 1.39, "hevc": 1.27, "av1": 1.0, "vp9": 1.25}
+RELATIVE_BYTES: Final = {"h264": 1.23, "hevc": 1.27, "av1": 1.0, "vp9": 1.25}
 COMPARE_CPU_SECONDS: Final = 0.032  # for VMAF of all frames, per million pixels
 USUAL_BITS_PER_PIXEL: Final = 0.36  # 30 MB for 15 s of 720p
 EXPECTED_SHARE: Final = 0.35  # of a source's bytes, in a result, until earlier ones are known: three natural clips

@@ -85,6 +85,14 @@ def structural_faults(source: Media, result: Media, recipe: Recipe = AV1) -> str
     return refusal.reason if refusal else ""
 
 
+def test_x264_spends_no_bytes_on_what_vmaf_does_not_see(tiny_clip: Path, tmp_path: Path) -> None:
+    """It writes its settings into the picture's stream."""
+    _, _, target = encoded(tiny_clip, tmp_path, H264)
+    told = target.read_bytes()
+    assert b"x264 - core" in told
+    assert (b" psy=0 " in told, b" aq=1:0.50" in told) == (True, True)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ODD_CLIPS)
 @pytest.mark.parametrize("recipe", [H264, AV1], ids=["H.264 in MP4", "AV1 in WebM"])

@@ -8,6 +8,7 @@ import pytest
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg import quality
+from reelkeeper.adapters.ffmpeg.tools import TUNING
 from reelkeeper.errors import NotAVideo, ToolMissing
 from tests.clips import MakeClip, cut, tool
 
@@ -85,5 +86,6 @@ def test_an_encoder_is_named_with_its_version_or_refused() -> None:
     tools = ffmpeg.tools()
     assert tools.encoder("av1").startswith("libsvtav1 ")
     assert tools.encoder("vp9").startswith("libvpx-vp9 ")
+    assert tools.encoder("h264").endswith(f"ffmpeg {tools.ffmpeg_version} {TUNING['h264']}")  # results differ by it
     with pytest.raises(ToolMissing, match="libsvtav1"):
         replace(tools, encoders=frozenset({"libopus"})).encoder("av1")
