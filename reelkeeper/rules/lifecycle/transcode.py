@@ -56,8 +56,8 @@ class Recipe(BaseModel):
     """Settings of transcoding. After a change, refused videos are tried again.
 
     Every device plays H.264 in MP4. At the same VMAF, SVT-AV1 needs about 0.8 of x264's bytes, x265 nearly all,
-    and two-pass libvpx-vp9 as many for five times the CPU. No fixed CRF gives a known quality (the same VMAF took CRF 25
-    to 51 on nine clips), so the CRF is searched.
+    and two-pass libvpx-vp9 as many for five times the CPU. No fixed CRF gives a known quality (the same VMAF took
+    CRF 25 to 51 on nine clips), so the CRF is searched.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -240,8 +240,8 @@ def test_an_allowed_plan_is_within_every_limit(
     limits: BlastRadius, judged: PlanSummary, in_24h: int, last: int | None
 ) -> None:
     gone, population = judged.retire.objects, judged.population.objects
-    assume(not broken(limits, judged, in_24h, last))
-    if not gone:
+    # no `assume`: six of seven are broken, which Hypothesis calls a fault of the test now and then
+    if broken(limits, judged, in_24h, last) or not gone:
         return
     few = limits.always_allowed
     assert 0 < gone <= limits.max_objects

@@ -70,8 +70,8 @@ def test_the_verdict_shows_what_is_expected_and_the_best_case() -> None:
     told = {verdict.rule: as_read(reason(verdict)) for verdict in plan(COLD)}
     assert told[TRIED] == snapshot("""\
 1 view in 30 days, 8 days old: tried, to learn whether clips here pay; it is expected to save
-  0.000012 USD and to cost 0.000068 USD: 1.30 MB less for 29 days, and the original's 2.00 MB more
-  for 7 days at 0.015 USD a GB-month; 5.6 CPU s at 0.04 USD an hour, requests 0.000006 USD; at
+  0.000012 USD and to cost 0.000064 USD: 1.30 MB less for 29 days, and the original's 2.00 MB more
+  for 7 days at 0.015 USD a GB-month; 5.3 CPU s at 0.04 USD an hour, requests 0.000006 USD; at
   best 0.000004 USD are left over, so it may be tried until 200 searches have shown what clips
   here keep\
 """)
@@ -157,7 +157,7 @@ def test_where_it_does_not_pay_trying_ends_by_itself_for_cents_in_all(size_mb: i
     assert last == {"does_not_pay"}
 
 
-@pytest.mark.parametrize(("size_mb", "searches"), [(2, 170), (5, 20), (60, 10)])
+@pytest.mark.parametrize(("size_mb", "searches"), [(2, 150), (5, 10), (60, 10)])
 def test_where_it_pays_trying_teaches_that_and_then_all_are_compressed(size_mb: int, searches: int) -> None:
     known, usd, last = nights(size_mb * 10**6, 0.2, 0.1)
     assert known.searches == searches
