@@ -308,7 +308,7 @@ def test_without_a_passed_contract_nothing_is_done_at_the_services_keys_as_in_pl
 def cold(configured: Settings) -> Iterator[Engine]:
     """Cold videos of 50 KB to 10 GB at the service's keys and ours, half of them viewed once; results go in place."""
     engine, now = open_engine(f"sqlite:///{configured.store_file}"), datetime.now(UTC)
-    sizes = [50_000 * 2**n for n in range(12)] + [400_000 + 40_000 * n for n in range(12)]
+    sizes = [50_000 * 2**n for n in range(12)] + [360_000 + 20_000 * n for n in range(24)]
     sizes += [10**9, MAX_BYTES_IN_PLACE, MAX_BYTES_IN_PLACE + 1]
     kinds = product(sizes, ("h264", "mpeg4"), (True, False), ({TODAY - 9 * DAY: 1}, {}))
     clips = [
