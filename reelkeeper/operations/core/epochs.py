@@ -67,7 +67,7 @@ def why_behind(engine: Engine, bucket: "Bucket | None") -> str | None:
 
 
 class _Known(NamedTuple):
-    """What a store knows of itself: why it is not at home, why it was found behind, and its last confirmed epoch."""
+    """What a store records: why it is taken for a copy, why it was behind its bucket, and its last confirmed epoch."""
 
     away: str | None
     behind: str | None

@@ -60,7 +60,7 @@ class Explained(NamedTuple):
     next_step: str
 
     def until_live(self) -> "Explained":
-        """Say the same of a video on trial: nothing is done until the store goes live, and then what is said here."""
+        """Return the explanation for a store on trial, in which the next step waits until it goes live."""
         then = f"not before {self.next_at:%Y-%m-%d %H:%M} UTC, by " if self.next_at else ""
         return self._replace(next_at=None, next_step=f"{UNTIL_LIVE}; then {then}{self.next_step}")
 
