@@ -42,10 +42,7 @@ ReelkeeperError
 │   ├── KeyTaken                         a key that is written only once already has an object
 │   └── TruncatedListing                 a listing is incomplete, and cannot be continued
 ├── UsageUnknown                exit 1   usage was not reported, or Cloudflare reported only part of it
-├── SinkError                   exit 1   a message could not be delivered
-│   ├── SinkBusy                         the sink asks to wait for a number of seconds
-│   ├── SinkDown                         no answer, or an error that may be temporary
-│   └── SinkRefused                      the sink rejects this message for good
+├── SinkError                   exit 1   a message could not be delivered: SinkBusy, SinkDown or SinkRefused
 ├── GenerationError             exit 1   a generator did not make the video
 │   ├── GenerationRefused                for good: another attempt cannot succeed
 │   │   └── ContentRefused               because of its content; the message is for the user
@@ -56,7 +53,6 @@ ReelkeeperError
 │   │   └── AccountLocked                because of the account (key, balance or lock), until a person resolves it
 │   ├── GenerationLost                   made and paid for, but the video is gone; another attempt would cost again
 │   ├── GenerationUnknown                the provider's result is unknown: it is looked up later, and never sent again
-│   │   └── ResultUnreadable             made, but no video was received: it is fetched again, and never bought again
 │   └── GenerationCancelled              cancelled by its user
 ├── OrchestratorError           exit 1   a call to Prefect failed
 ├── Silence                     exit 10  a flow has not succeeded in time, or messages are not delivered
@@ -324,6 +320,10 @@ class ContentRefused(GenerationRefused):
 
 class GenerationFailed(GenerationError):
     """The attempt failed, and will certainly make no video."""
+
+
+class GenerationInterrupted(GenerationFailed):
+    """The attempt was cancelled at the provider: by a person, or by us at the job's deadline or for its user."""
 
 
 class ProviderBusy(GenerationError):

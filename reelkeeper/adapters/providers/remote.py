@@ -30,6 +30,7 @@ from reelkeeper.errors import (
     GenerationCancelled,
     GenerationError,
     GenerationFailed,
+    GenerationInterrupted,
     GenerationLost,
     GenerationRefused,
     GenerationStopped,
@@ -203,7 +204,9 @@ class RemoteGenerator:
             raise ContentRefused(f"the provider refuses its content: {standing.error}")
         if standing.status == Status.REFUSED:
             raise GenerationRefused(f"the provider refuses it: {standing.error}")
-        raise GenerationFailed(f"the provider reports it as {standing.status}: {standing.error}")
+        # guard provider.interrupted: what a vendor may charge for a job that was cancelled there counts in no budget
+        kind = GenerationInterrupted if standing.status == Status.CANCELLED else GenerationFailed
+        raise kind(f"the provider reports it as {standing.status}: {standing.error}")
 
     def _fetched(self, standing: Standing, order: Order, target: Path, log: Log) -> Made:
         """Store the video. If its URL has expired, read the job again for a new one.

@@ -109,7 +109,8 @@ def test_the_page_prints_in_the_light_theme_with_open_tables(chromium: Browser, 
     tab.goto(pages["full"].as_uri())
     tab.emulate_media(media="print", color_scheme="dark")
     assert tab.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--card').trim()") == "#ffffff"
-    assert tab.evaluate("atob(document.images[0].currentSrc.split(',')[1]).includes('#ffffff')")
+    # A browser chooses an image's source anew some time after its media changed.
+    tab.wait_for_function("atob(document.images[0].currentSrc.split(',')[1]).includes('#ffffff')")
     assert tab.locator("details table").first.is_visible()
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     printed = tab.pdf(path=SCREENSHOTS / "print.pdf", format="A4")
