@@ -80,7 +80,7 @@ class RemoteGenerator:
         try:
             standing = self._followed(job_id, order, log)
             log.over()
-            self._require_made(standing, log)
+            self._require_made(standing, order, log)
             return self._fetched(standing, order, target, log)
         except GenerationCancelled:
             self._provider.cancel(job_id)
@@ -162,8 +162,8 @@ class RemoteGenerator:
             # guard provider.doubted_once: a paid clip that nobody followed for a day is cancelled as one look fails
             is_in_doubt = isinstance(problem, GenerationUnknown) and order.was_parked
             # guard provider.deadline: a job that its provider never ends holds a slot and its user's credits for ever
-            if order.deadline and datetime.now(UTC) > order.deadline and (goes_on or is_in_doubt):
-                return self._stopped(job_id, order, log)
+            if _is_late(order) and (goes_on or is_in_doubt):
+                return self._cancelled(job_id, order, log)
             if problem:
                 raise problem
             self._wait(log, progress)
@@ -173,7 +173,7 @@ class RemoteGenerator:
         usd = None if standing.units is None else self._provider.unit_usd(order)
         return standing if usd is None else replace(standing, cost_microusd=cost_microusd(usd * (standing.units or 0)))
 
-    def _stopped(self, job_id: str, order: Order, log: Log) -> Standing:
+    def _cancelled(self, job_id: str, order: Order, log: Log) -> Standing:
         """Cancel a job that is late, unless it is made just then. Raises GenerationStopped."""
         # guard provider.stopped: a job that we give up goes on at its provider, which charges for it
         self._provider.cancel(job_id)
@@ -181,7 +181,7 @@ class RemoteGenerator:
         if standing is None or standing.status is not Status.SUCCEEDED:
             if standing:
                 _note_paid(self._priced(standing, order), log)
-            raise GenerationStopped(f"it was not over at {order.deadline:%Y-%m-%d %H:%M} UTC, and was cancelled there")
+            raise _stopped(order)
         return self._priced(standing, order)
 
     def _forgotten(self, job_id: str, order: Order) -> GenerationError:
@@ -196,7 +196,7 @@ class RemoteGenerator:
         return GenerationFailed(f"the provider no longer knows its job {job_id!r}")
 
     @staticmethod
-    def _require_made(standing: Standing, log: Log) -> None:
+    def _require_made(standing: Standing, order: Order, log: Log) -> None:
         if standing.status == Status.SUCCEEDED:
             return
         _note_paid(standing, log)
@@ -204,6 +204,8 @@ class RemoteGenerator:
             raise ContentRefused(f"the provider refuses its content: {standing.error}")
         if standing.status == Status.REFUSED:
             raise GenerationRefused(f"the provider refuses it: {standing.error}")
+        if standing.status == Status.CANCELLED and _is_late(order):  # by us, whose answer was lost
+            raise _stopped(order)
         # guard provider.interrupted: what a vendor may charge for a job that was cancelled there counts in no budget
         kind = GenerationInterrupted if standing.status == Status.CANCELLED else GenerationFailed
         raise kind(f"the provider reports it as {standing.status}: {standing.error}")
@@ -240,6 +242,14 @@ class RemoteGenerator:
         while (left := ends - time.monotonic()) > 0:
             self._sleep(min(left, _TICK_SECONDS))
             log.progress(progress)
+
+
+def _is_late(order: Order) -> bool:
+    return order.deadline is not None and datetime.now(UTC) > order.deadline
+
+
+def _stopped(order: Order) -> GenerationStopped:
+    return GenerationStopped(f"it was not over at {order.deadline:%Y-%m-%d %H:%M} UTC, and was cancelled there")
 
 
 def _note_paid(standing: Standing, log: Log) -> None:

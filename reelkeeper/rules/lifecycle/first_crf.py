@@ -9,6 +9,9 @@ The source's own CRF, which x264 writes into its SEI, was tried and is not used.
 each coded in 7 ways, it predicts the CRF at the floor of a left-out video with an error of 3.02 (3.06 without it, root
 mean square), and of another scene of a known video coded in the same way with 2.04 (2.04); it helps if the same
 scene is known at another CRF (.78 instead of 1.00), which no service produces.
+A cheap encode to begin with, x264 veryfast of every fifth frame at CRF 27, was tried, too: on 15 natural clips of 2.5 s
+it predicts the CRF at the floor of preset 5 with a standard deviation of 3.1, where the mean of those clips has one of
+2.1. Of every third frame: 2.3.
 """
 
 from collections.abc import Sequence

@@ -115,22 +115,25 @@ def test_a_job_that_never_ends_is_cancelled_there_and_dead_after_a_day(
     assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
 
 
+@pytest.mark.parametrize("is_late", [True, False])
 @pytest.mark.parametrize("format_", ["fal", "comfyui"], indirect=True)
-def test_a_job_whose_end_is_not_learned_as_it_is_cancelled_at_its_deadline_counts_as_one(
-    vendor: Vendor, generator: RemoteGenerator, shop: World
+def test_what_its_vendor_may_charge_for_a_job_that_was_cancelled_there_counts(
+    vendor: Vendor, generator: RemoteGenerator, shop: World, is_late: bool
 ) -> None:
     vendor.looks = 10**6
     (job_id,) = ask(shop, "a cat")
     assert run(shop, generator, seconds=1, until_idle=False) == {End.HANDED_OVER: 1}
-    a_day_later(shop)
-    vendor.weather = lambda *_: (502, b"<html>") if vendor.cancelled else None
-    assert run(shop, generator, seconds=5) == {End.PARKED: 1}
-    vendor.weather = lambda *_: None
+    if is_late:  # the answers are lost from the moment that we cancel it
+        a_day_later(shop)
+        vendor.weather = lambda *_: (502, b"<html>") if vendor.cancelled else None
+        assert run(shop, generator, seconds=5) == {End.PARKED: 1}
+        vendor.weather = lambda *_: None
+    else:
+        vendor.cancel(vendor.jobs["p1"])
     make_due(shop.workspace.engine)
-    assert run(shop, generator, seconds=5) == {End.DEAD: 1}
+    assert run(shop, generator, seconds=5) == ({End.DEAD: 1} if is_late else {End.RETRIED: 1})
     job = find(shop.workspace.engine, job_id)
-    assert (len(vendor.submitted), vendor.cancelled) == (1, ["p1"])
-    assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
+    assert (len(vendor.submitted), vendor.cancelled, budget_spent(shop)) == (1, ["p1"], job.quoted_cost_microusd)
 
 
 def park(shop: World, vendor: Vendor, generator: RemoteGenerator) -> str:
