@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import RemoteGenerator
 from reelkeeper.adapters.providers.contract import Generators
-from reelkeeper.model.jobs import JobState, VendorErasure
+from reelkeeper.model.jobs import End, JobState, VendorErasure
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.jobs.settle import cancel
@@ -128,6 +128,19 @@ def test_each_vendor_is_asked_once_for_a_video_that_was_taken_down_and_the_certi
     assert answers(shop) == [(video_id, "ann", final)]
     assert certificate(shop.workspace.engine, video_id).vendors[0].state == final
     assert len(vendor.erased) == (final in ("deleted", "partly") and name != "replicate")
+
+
+@FAL
+def test_a_request_that_the_vendor_does_not_take_leaves_what_it_was_asked_to_delete(
+    vendor: Vendor, generator: RemoteGenerator, shop: World
+) -> None:
+    (video_id,) = ask(shop, "a cat")
+    run(shop, generator)
+    down(shop, video_id)
+    vendor.queue = [(429, None)]
+    ask(shop, "a dog")
+    assert run(shop, generator) == {End.RETRIED: 1}
+    assert states(shop) == [VendorErasure.WAITING]
 
 
 def test_all_attempts_of_an_erased_user_are_deleted_and_known_under_the_pseudonym(

@@ -51,7 +51,9 @@ def test_a_whole_months_charges_sum_to_cloudflares_bill() -> None:
 
 def test_a_day_is_billed_what_it_adds_to_the_months_bill() -> None:
     """11 GB: the allowance of 10 GB-months lasts for 27 days of 30; the 28th begins the eleventh GB-month."""
-    days = [(charge.day.day, charge.billed_nanousd) for charge in charged([stored(day, 11) for day in range(1, 31)])]
+    charges = charged([stored(day, 11) for day in range(1, 31)])
+    assert {charge.list_nanousd for charge in charges} == {5_500_000}  # of 11 GB for a day of 30, at $0.015
+    days = [(charge.day.day, charge.billed_nanousd) for charge in charges]
     assert [day for day, nanousd in days if nanousd] == [28]
     assert sum(nanousd for _, nanousd in days) == 15_000_000
 

@@ -88,6 +88,11 @@ def test_the_higher_of_two_fitting_rates_applies() -> None:
             Clip(seconds=Decimal(5), has_image=True),
             1_010_000,
         ),
+        (
+            price(Rate(usd=Decimal("0.2")), image_usd=Decimal("0.01"), margin_percent=Decimal(25)),
+            Clip(seconds=Decimal(5), has_image=True),
+            1_262_500,
+        ),
         (price(Rate(usd=Decimal("0.2"), sold_usd=Decimal("0.5"))), Clip(seconds=Decimal(5)), 2_500_000),
         (price(margin_percent=Decimal(25)), Clip(seconds=Decimal(5)), 2_500_000),
     ],
