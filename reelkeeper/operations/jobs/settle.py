@@ -129,8 +129,10 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         _give_bytes_back(session, ended.reservation_id)
         followers = endings.give(session, job_id)
         # guard settle.cancelled_leader: who cancelled a job pays for it, since it went on for others who do not
-        payer = followers[0] if followers and ended.cancel_asked_at else ended
-        captured = _charge(session, payer, owed(session, payer, job_id), run_id)
+        payers = followers if followers and ended.cancel_asked_at else [ended]
+        # guard settle.next_payer: a video is given to all, and paid by none, since the first has spent the credits
+        charges = ((job, _charge(session, job, owed(session, job, job_id), run_id)) for job in payers)
+        payer, captured = next((pair for pair in charges if pair[1]), (payers[0], 0))
         if payer is not ended:
             captured = 0
             _give_credits_back(session, ended, run_id)
@@ -259,8 +261,8 @@ def _charge_share(session: Session, followers: Sequence[AdmittedJob], leader_id:
 def _promote(session: Session, leader: AdmittedJob, *, run_id: str, refused: str) -> str | None:
     """Promote the oldest follower of a job that ended without a video; return its id, if there is one.
 
-    A follower whose user's quota or whose budget has no room ends, with the reason; so does one that would be sent what
-    its provider has just `refused`.
+    A follower whose user's quota or whose budget has no room, or whose credits are spent, ends, with the reason; so does
+    one that would be sent what its provider has just `refused`.
     """
     for job in endings.following(session, leader.id):
         # guard settle.refused_for_all: a refused request is sent, and paid, again for each user that joined it
@@ -276,14 +278,27 @@ def _promote(session: Session, leader: AdmittedJob, *, run_id: str, refused: str
             continue
         key, lasting = f"job/{job.id}", at_version(session, job.policy_version).admission.hold_seconds
         try:
+            # guard settle.promoted_pays: a video is made, and paid, for a user who has spent the credits since
+            _hold_again(session, job, f"{key}/lead", lasting, run_id)
             quota.reserve(session, job.user_id, job.reserved_bytes, key, lasting_seconds=lasting)
-        except QuotaExceeded as full:
-            _drop(session, job, str(full), run_id)
+        except (InsufficientCredits, QuotaExceeded) as few:
+            _drop(session, queue.find(session, job.id) or job, str(few), run_id)
             continue
         limits.take_in(session, limits.scopes_of(job), cost, job.estimate_seconds)
         endings.lead(session, job.id, key, after=leader.id)
         return job.id
     return None
+
+
+def _hold_again(session: Session, job: AdmittedJob, key: str, lasting_seconds: int, run_id: str) -> None:
+    """Hold the price of a job whose hold has expired. Raises InsufficientCredits."""
+    held = credit_holds.find(session, job.hold_id) if job.hold_id is not None else None
+    if held is not None and held.state != HoldState.OPEN:
+        amount, book = job.price_microusd, job.price_book
+        again = ledger.hold(
+            session, job.user_id, amount, key, run_id=run_id, lasting_seconds=lasting_seconds, price_book=book
+        )
+        endings.note(session, job.id, hold_id=again.hold_id)
 
 
 def _drop(session: Session, follower: AdmittedJob, reason: str, run_id: str) -> None:

@@ -220,6 +220,37 @@ def test_a_follower_without_room_for_the_bytes_ends_and_the_next_takes_over(fund
     )
 
 
+def penniless(engine: sa.Engine, user: str) -> None:
+    """Let all holds expire, and the user spend the credits elsewhere."""
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(credit_holds).values(expires_at=Clock(-1)))
+        ledger.expire(session, run_id="test")
+    assert ledger.deduct_user_credits(engine, user, DOLLAR, "elsewhere")
+
+
+def test_a_follower_who_cannot_pay_any_more_leaves_a_cancelled_job_s_price_to_the_next(funded: sa.Engine) -> None:
+    leader = queue(funded, shared=True)
+    join(funded, "ben"), join(funded, "cat")
+    token = claim(funded, leader.job_id)
+    assert cancel(funded, leader.job_id, run_id="test", user_id="ann") == JobState.RUNNING
+    penniless(funded, "ben")
+    make(funded, leader.job_id)
+    assert succeed(funded, Attempt(leader.job_id, token), run_id="test").followers == 2
+    assert [balances(funded, user)[0] for user in ("ann", "ben", "cat")] == [DOLLAR, 0, DOLLAR - leader.price_microusd]
+
+
+def test_a_follower_who_cannot_pay_any_more_takes_no_place_and_the_next_takes_over(funded: sa.Engine) -> None:
+    leader = queue(funded, shared=True)
+    first, second = join(funded, "ben"), join(funded, "cat")
+    penniless(funded, "ben")
+    done = fail(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), "broken", run_id="test")
+    assert (done.promoted, row(funded, first.job_id).state) == (second.job_id, JobState.DEAD)
+    assert balances(funded, "cat") == (DOLLAR - leader.price_microusd, leader.price_microusd)
+    make(funded, second.job_id)
+    assert succeed(funded, Attempt(second.job_id, claim(funded, second.job_id)), run_id="test").followers == 0
+    assert balances(funded, "cat") == (DOLLAR - leader.price_microusd, 0)
+
+
 def test_a_follower_that_is_cancelled_leaves_its_leader_alone(funded: sa.Engine) -> None:
     leader = queue(funded, shared=True)
     follower = join(funded, "ben")
