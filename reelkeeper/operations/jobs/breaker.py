@@ -3,16 +3,21 @@
 Its state is in the store, so all workers share it. Jobs that a provider already has are still followed.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import NamedTuple
 
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs.breaker import LOCKED, RULE, TRIAL_JOBS, Breaker, Outcome, Phase, after, judge, news
-from reelkeeper.store import Engine, Session
+from reelkeeper.store import Engine, Session, SQLAlchemyError
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.jobs import breakers
+
+_log = logging.getLogger(__name__)
 
 
 class Resting(NamedTuple):
@@ -21,6 +26,15 @@ class Resting(NamedTuple):
     breaker: Breaker
     phase: Phase
     room: int
+
+
+@contextmanager
+def of_no_matter(job_id: str) -> Iterator[None]:
+    """Continue where the store fails to record an outcome."""
+    try:
+        yield
+    except SQLAlchemyError:
+        _log.warning("the outcome of job %s could not be recorded for its provider's breaker", job_id, exc_info=True)
 
 
 def note_made(

@@ -35,6 +35,7 @@ from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import controls, deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.jobs import claims, endings, queue, scores, vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.jobs.lanes import occupied
@@ -227,12 +228,18 @@ def announce_in_turn(engine: Engine, job: Claim, provider: str, check: Callable[
             time.sleep(min(full.seconds, 1.0))
 
 
+# guard outages.named: a paid clip is lost, whose vendor looks none up, as the store restarts when its id arrives
+@safe_to_repeat
 def note_sent(engine: Engine, job: Claim, provider_job_id: str) -> Claim:
-    """Record the provider's id of a job. Raises LeaseLost."""
+    """Record the provider's id of a job, also of one that another worker has by now. Raises LeaseLost."""
     with transaction(engine, "jobs.sent") as session:
         lanes.note_accepted(session, str(job.provider))
-        _require(claims.note(session, job, provider_job_id=provider_job_id), job)
+        is_ours = claims.note(session, job, provider_job_id=provider_job_id)
         vendor_jobs.name(session, str(job.provider_key), provider_job_id)
+        # guard claims.sent_late: a paid clip is lost, whose vendor looks none up, as its worker was suspended meanwhile
+        if not is_ours and claims.nameless(session, str(job.provider_key)):
+            claims.name_sent(session, str(job.provider_key), provider_job_id)
+    _require(is_ours, job)
     return job._replace(provider_job_id=provider_job_id)
 
 
@@ -371,22 +378,15 @@ def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False
         # guard claims.redrive_made: a video that the user has got by another request is made and paid again
         if not buy_again and (made := cache.peek(session, job.cache_key)):
             raise Refused(f"video {made!r} already answers the request of job {job_id!r}; nothing was changed")
-        values: dict[str, str | None] = {}
-        lasting_seconds = in_force(session).policies.admission.hold_seconds
-        key = f"job/{job_id}/redrive/{job.lease_token}"
-        if job.price_microusd:
+        lasting, book = in_force(session).policies.admission.hold_seconds, job.price_book
+        key, user_id, values = f"job/{job_id}/redrive/{job.lease_token}", job.user_id, dict[str, str | None]()
+        if price := job.price_microusd:
             held = ledger.hold(
-                session,
-                job.user_id,
-                job.price_microusd,
-                f"{key}/hold",
-                run_id=author,
-                lasting_seconds=lasting_seconds,
-                price_book=job.price_book,
+                session, user_id, price, f"{key}/hold", run_id=author, lasting_seconds=lasting, price_book=book
             )
             values["hold_id"] = held.hold_id
         if job.reserved_bytes:
-            reserved = quota.reserve(session, job.user_id, job.reserved_bytes, key, lasting_seconds=lasting_seconds)
+            reserved = quota.reserve(session, user_id, job.reserved_bytes, key, lasting_seconds=lasting)
             values["reservation_id"] = reserved.id
         endings.redrive(session, job_id, **values)
         limits.take_in(session, limits.scopes_of(job), limits.expected_cost(job), job.estimate_seconds)

@@ -15,12 +15,13 @@ from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.settle import Attempt, Settled
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.upload import upload
-from reelkeeper.store import Session
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.jobs import queue
 from reelkeeper.store.jobs.queue import AdmittedJob
+from reelkeeper.store.videos import intents as rows
 from reelkeeper.store.videos.videos import is_live
 
 
@@ -51,6 +52,13 @@ def deliver(
         if done.action != "uploaded":
             raise IntegrityDoubt(f"the video of job {job_id} was not published: {done.reason}")
     return settle.succeed(workspace.engine, attempt, run_id=run_id)
+
+
+def is_stored(engine: Engine, job_id: str) -> bool:
+    """Check whether a job's video is live, or stored and not settled yet."""
+    with reading(engine) as session:
+        # guard claims.begun: a job is cancelled or dead, and given back, whose video was stored and appears later
+        return is_live(session, job_id) or bool(rows.open_intents(session, job_id))
 
 
 def settle_left(workspace: Workspace, job_id: str, *, scratch: Path, lease: Lease) -> bool:

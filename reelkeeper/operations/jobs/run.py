@@ -6,8 +6,6 @@ Any error raised here becomes an outcome of that job and stops no other. A job l
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,17 +44,15 @@ from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import breaker, settle
 from reelkeeper.operations.jobs import claim as claiming
-from reelkeeper.operations.jobs.deliver import deliver, settle_left
+from reelkeeper.operations.jobs.deliver import deliver, is_stored, settle_left
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.billing.vendor_charges import Ending, ending_of, may_be_charged
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, not_taken_error
-from reelkeeper.store import DBAPIError, Engine, SQLAlchemyError
+from reelkeeper.store import DBAPIError, Engine
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.failures import explained
 from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
-from reelkeeper.store.videos.intents import open_intents
-from reelkeeper.store.videos.videos import is_live
 
 _log = logging.getLogger(__name__)
 _OTHERS_SECONDS: Final = 30.0  # before a job is offered again, to a worker of its provider
@@ -196,7 +192,7 @@ def _run(context: WorkerContext, job: JobRun) -> End:
 def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Settle a job after an error."""
     if job.here and _is_providers_fault(job.claim, job.here, error):
-        with _of_no_matter(job.claim):
+        with breaker.of_no_matter(job.claim.id):
             is_locked, by = isinstance(error, AccountLocked), context.run_id
             breaker.note_failed(context.engine, job.here, job.claim.id, str(error), is_locked=is_locked, run_id=by)
     # guard policy.of_one_job: no job is made any more where one was admitted under a version that cannot be read now
@@ -215,6 +211,8 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
     if isinstance(error, StorageError):
         context.unstored.set()
     is_of_ours = isinstance(error, StorageError | MediaError) and not isinstance(error, NotAVideo)
+    # guard claims.last_blip: a paid clip is dead as the store did not answer for a moment on its last attempt
+    is_of_ours |= isinstance(error, DBAPIError) and job.claim.attempts >= job.attempts.most_attempts
     # guard claims.unstored: a paid clip dies within minutes while bucket or tools take none, and is bought again
     is_unstored = is_of_ours and job.claim.provider_job_id is not None
     if isinstance(error, GenerationUnknown) or is_unstored:
@@ -231,13 +229,8 @@ def _is_providers_fault(job: Claim, here: str, error: Exception) -> bool:
     return isinstance(error, AccountLocked | ProviderDown | GenerationFailed | NotAVideo)
 
 
-@contextmanager
-def _of_no_matter(job: Claim) -> Iterator[None]:
-    """Continue where the store fails to record an outcome for the breaker."""
-    try:
-        yield
-    except SQLAlchemyError:
-        _log.warning("the outcome of job %s could not be recorded for its provider's breaker", job.id, exc_info=True)
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
 
 
 def _is_given_up(job: JobRun, since: datetime) -> bool:
@@ -246,16 +239,17 @@ def _is_given_up(job: JobRun, since: datetime) -> bool:
 
 def _in_doubt(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
+    problem = _told(error)
     is_unserved = job.here is None and isinstance(error, GenerationUnknown)
     # guard claims.doubted_first: after a day without a worker, a paid clip is given up at one failed look or upload
     is_doubted = job.claim.error == str(error) if is_unserved else job.claim.was_parked
     # guard claims.late: what a vendor may charge for a job that we cancelled at its deadline counts in no budget
     if (is_doubted or isinstance(error, GenerationStopped)) and _is_given_up(job, job.claim.started_at):
         job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
-        return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
+        return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {problem}")
     if isinstance(error, ResultUnreadable):
         return _fetch_later(context, job, error)
-    claiming.park(context.engine, job.claim, str(error), is_unserved=is_unserved)
+    claiming.park(context.engine, job.claim, problem, is_unserved=is_unserved)
     return End.PARKED
 
 
@@ -289,9 +283,7 @@ def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
 
 def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     item = job.claim
-    with reading(context.engine) as session:  # an earlier worker stored it, and died before it could settle that
-        # guard claims.begun: a job is cancelled or dead, and given back, whose video was stored and appears later
-        job.is_stored = is_live(session, item.id) or bool(open_intents(session, item.id))
+    job.is_stored = is_stored(context.engine, item.id)  # by an earlier worker, which died before it could settle that
     if job.is_stored:
         with context.manager.in_turn(f"video/{item.id}", job.check) as lease:
             job.is_stored = settle_left(context.workspace, item.id, scratch=context.scratch, lease=lease)
@@ -316,7 +308,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
                     raise ResultUnreadable(f"what the provider made is not a video: {wrong}: {made.url}") from wrong
                 raise
     if job.here:
-        with _of_no_matter(item):
+        with breaker.of_no_matter(item.id):
             seconds = _seconds(job, took)
             breaker.note_made(context.engine, job.here, item.id, seconds, item.estimate_seconds, run_id=context.run_id)
     return End.SUCCEEDED
@@ -366,7 +358,7 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Requeue a job with attempts left; keep its key and the provider's id, unless the attempt failed there."""
-    problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+    problem = _told(error)
     most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
     if job.claim.attempts >= most or (is_over and _is_given_up(job, job.waits_since)):
         return _give_up(context, job, error, give_up_error(most, problem, by_generator=is_over))
@@ -383,6 +375,10 @@ def _give_up(
     context: WorkerContext, job: JobRun, error: Exception, problem: str | None = None, *, end: End = End.DEAD
 ) -> End:
     """End a job without a video. A job in doubt keeps its key, so that a redrive looks it up."""
+    # guard claims.stored_last: a job is dead, and its credits given back, whose video was stored and appears later
+    if end is End.DEAD and is_stored(context.engine, job.claim.id):
+        claiming.wait(context.engine, job.claim, problem or str(error))
+        return End.RETRIED
     is_over = isinstance(error, GenerationRefused | GenerationLost | GenerationFailed | NotAVideo | ProviderBusy)
     is_over, is_refused = is_over or job.is_unsent, isinstance(error, GenerationRefused)
     attempt = job.attempt(may_be_paid=_may_be_paid(job, error), is_over_there=is_over, is_refused=is_refused)

@@ -261,8 +261,8 @@ def _charge_share(session: Session, followers: Sequence[AdmittedJob], leader_id:
 def _promote(session: Session, leader: AdmittedJob, *, run_id: str, refused: str) -> str | None:
     """Promote the oldest follower of a job that ended without a video; return its id, if there is one.
 
-    A follower whose user's quota or whose budget has no room, or whose credits are spent, ends, with the reason; so does
-    one that would be sent what its provider has just `refused`.
+    A follower whose user's quota or whose budget has no room, or whose credits are spent, ends, with the reason; so
+    does one that would be sent what its provider has just `refused`.
     """
     for job in endings.following(session, leader.id):
         # guard settle.refused_for_all: a refused request is sent, and paid, again for each user that joined it

@@ -118,6 +118,23 @@ def test_a_job_that_its_worker_did_not_send_any_more_is_in_no_doubt(
     assert len(vendor.submitted) == 1
 
 
+@pytest.mark.parametrize("format_", ["runway"], indirect=True)  # it looks no job up: its id is all that finds one
+def test_a_worker_that_was_suspended_as_its_vendor_answered_tells_the_next_one_the_job_s_id(
+    shop: World, vendor: Vendor, generator: RemoteGenerator, at_failpoint: AtFailpoint
+) -> None:
+    (text,) = ask(shop, "a cat")
+
+    def another_parks_it() -> None:
+        with transaction(shop.workspace.engine, "test") as session:
+            taken = {"lease_token": jobs.c.lease_token + 1, "state": JobState.PARKED, "due_at": Clock(-1)}
+            session.execute(sa.update(jobs).values(claimed_by=None, lease_until=None, **taken))
+
+    at_failpoint("provider.submit.after", another_parks_it)
+    assert run(shop, generator) == {End.LOST: 1, End.SUCCEEDED: 1}
+    assert len(vendor.submitted) == 1
+    assert spent(shop) == find(shop.workspace.engine, text).price_microusd
+
+
 def test_a_job_is_tried_as_often_as_its_model_says(shop: World, provider: ProviderDouble) -> None:
     entry = {"model": SMALL["model"], "price": {"base_usd": "0.01"}, "most_attempts": 1}
     put_in_force(shop.workspace.engine, book=PriceBook.model_validate({"models": [entry]}))
@@ -311,6 +328,47 @@ def test_a_job_that_is_cancelled_when_its_video_is_stored_succeeds_and_is_charge
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
     assert [find(shop.workspace.engine, job_id).video_id for job_id in (text, other)] == [text, other]
     assert spent(shop) == 2 * find(shop.workspace.engine, text).price_microusd
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_job_that_has_stored_its_video_is_not_given_up_while_the_bucket_fails(
+    shop: World, provider: ProviderDouble, at_failpoint: AtFailpoint, *, parked: bool
+) -> None:
+    (text,) = ask(shop, "a cat")
+
+    def killed() -> None:
+        raise LeaseLost("killed")
+
+    at_failpoint("upload.put.after", killed)
+    assert run(shop, http(provider)) == {End.LOST: 1}
+    died: dict[str, Any] = {"attempts": AttemptPolicy().most_attempts, "lease_until": Clock(-1)}
+    # one that this machine makes has no vendor's id; another was in doubt for a day
+    died |= {"state": JobState.PARKED, "started_at": Clock(-25 * 3600)} if parked else {"provider_job_id": None}
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(died))
+    shop.double.faults.fail("GetObject", 403, times=99)
+    assert run(shop, http(provider)) in ({End.PARKED: 1}, {End.RETRIED: 1})
+    assert find(shop.workspace.engine, text).state in {JobState.PARKED, JobState.QUEUED}
+    shop.double.faults.clear()
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert spent(shop) == find(shop.workspace.engine, text).price_microusd
+
+
+@pytest.mark.parametrize("point", ["jobs.over.before_commit", "job.succeed.before_commit"])
+def test_a_paid_clip_is_not_given_up_as_the_store_fails_for_a_moment_on_its_last_attempt(
+    shop: World, provider: ProviderDouble, at_failpoint: AtFailpoint, point: str
+) -> None:
+    (text,) = ask(shop, "a cat")
+
+    def fails() -> None:
+        raise sa.exc.OperationalError("UPDATE", {}, Exception("it is starting up"))
+
+    at_failpoint(point, fails)
+    assert run(shop, http(provider), attempts=AttemptPolicy(most_attempts=1)) == {End.PARKED: 1}
+    make_due(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert spent(shop) == find(shop.workspace.engine, text).price_microusd
 
 
 def test_a_job_whose_stored_video_is_damaged_is_fetched_again(

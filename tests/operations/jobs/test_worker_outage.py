@@ -6,9 +6,11 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
+from reelkeeper.adapters.providers import RemoteGenerator
 from reelkeeper.model.jobs import End
 from reelkeeper.operations.jobs import queue, worker
 from tests.doubles.provider import ProviderDouble
+from tests.doubles.vendor import Vendor
 from tests.faults.world import World
 from tests.operations.queue import expire_claims, find
 from tests.operations.shop import ask, http, run, spent
@@ -86,6 +88,17 @@ def test_a_lasting_outage_of_the_store_ends_the_worker_with_its_error(
         run(shop, http(provider))
     assert len(ended) == 2
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+
+
+@pytest.mark.parametrize("format_", ["runway"], indirect=True)  # it looks no job up: its id is all that finds one
+def test_the_id_of_a_paid_clip_is_not_lost_with_the_connection_that_was_to_record_it(
+    shop: World, vendor: Vendor, generator: RemoteGenerator
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    ended = cut(shop.workspace.engine, 1, lambda said: said.startswith("UPDATE jobs SET provider_job_id"))
+    assert run(shop, generator) == {End.SUCCEEDED: 1}
+    assert (len(ended), len(vendor.submitted)) == (1, 1)
+    assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd
 
 
 @pytest.mark.long
