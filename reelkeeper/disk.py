@@ -57,9 +57,14 @@ def look(path: Path) -> Disk:
 
 def require(path: Path, role: str, remedy: str, needed_bytes: int = FLOOR_BYTES) -> None:
     """Raise DiskFull unless the disk of `path` has `needed_bytes` free, and room for a new file."""
-    disk = look(path)
-    if disk.free_bytes < needed_bytes or not disk.has_inodes:
+    if not has_room(path, needed_bytes):
         raise full(path, role, remedy, needed_bytes)
+
+
+def has_room(path: Path, needed_bytes: int = FLOOR_BYTES) -> bool:
+    """Check whether the disk of `path` has `needed_bytes` free, and room for a new file."""
+    disk = look(path)
+    return disk.free_bytes >= needed_bytes and disk.has_inodes
 
 
 def full(path: Path, role: str, remedy: str, needed_bytes: int = FLOOR_BYTES) -> DiskFull:

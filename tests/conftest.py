@@ -106,6 +106,7 @@ LONG_FILES: Final = {
     "tests/operations/jobs/test_breaker.py": "hours of failing jobs",
     "tests/operations/jobs/test_catalogue.py": "jobs at every vendor",
     "tests/operations/jobs/test_every_provider.py": "a server of each vendor",
+    "tests/operations/jobs/test_no_room.py": "clips of dozens of megabytes on a disk of their own",
     "tests/operations/jobs/test_provider_trouble.py": "vendors that are down for a day",
     "tests/operations/jobs/test_quote.py": "a quote for every kind of request",
     "tests/operations/jobs/test_scores.py": "queues of hundreds of jobs",

@@ -100,6 +100,7 @@ AlertRule = Literal[
     "locked_account",
     "long_wait",
     "missing_usage",
+    "no_room",
     "notice_no_endpoint",
     "notice_not_delivered",
     "plan_refused",

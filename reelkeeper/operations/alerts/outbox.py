@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 from reelkeeper.adapters import second_sink, slack
 from reelkeeper.adapters.second_sink import as_text
-from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
+from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Severity, Sink
 from reelkeeper.operations.core.lease import new_holder
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import many, problem_of
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import outbox
@@ -259,7 +259,7 @@ class _Delivery:
 
     def _fail(self, error: Exception) -> None:
         self.failed += 1  # only our own errors are known to contain no secret
-        self.error = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+        self.error = problem_of(error)
         _log.warning("a message was not sent: %s", self.error)
 
 

@@ -22,13 +22,14 @@ from urllib.parse import urlsplit
 
 from reelkeeper.adapters import public
 from reelkeeper.adapters import webhooks as sender
-from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound, ReelkeeperError, SinkBusy, SinkRefused
+from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound, SinkBusy, SinkRefused
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Delivery, Endpoint, EventType
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts import webhooks as rules
+from reelkeeper.rules.core.wording import problem_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core import deployment, leases
@@ -311,7 +312,7 @@ class _Serving:
         self._room = 1 if failed else min(self._room + len(receipts), MAX_AT_ONCE)
 
     def _note_failure(self, session: Session, attempt: _Attempt, error: Exception) -> None:
-        problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+        problem = problem_of(error)
         _log.warning("webhook %s did not accept a message: %s", self._endpoint_id, problem)
         endpoint_id, delivery = self._endpoint_id, attempt.delivery
         # guard webhooks.own_apart: a wrong URL of one job pauses or disables the endpoint, and all wait

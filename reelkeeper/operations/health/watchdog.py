@@ -21,7 +21,7 @@ from reelkeeper.operations.alerts.outbox import Delivered, Sinks, deliver
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.health.status import flow_states
 from reelkeeper.rules.alerts import cadence
-from reelkeeper.rules.core.wording import many, sentence
+from reelkeeper.rules.core.wording import many, problem_of, sentence
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import outbox
 from reelkeeper.store.core import deployment
@@ -141,7 +141,7 @@ def _tell_second(engine: Engine, sinks: Sinks) -> str:
             with effect("watchdog.tell"):
                 sinks.second.send(sinks.linked(outgoing))
         except Exception as error:  # noqa: BLE001  the next run sends it
-            return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+            return problem_of(error)
         with transaction(engine, "watchdog.told") as session:
             # guard watchdog.told_once: the second sink gets the same alert at each run
             outbox.mark_copied(session, [message_id])

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, ProviderFull, Refused
+from reelkeeper.model.alerts import Finding
 from reelkeeper.model.jobs import TRIAL_CALLED, TRIAL_KEYS, JobState, Served, WaitingJob
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, limits, quota
@@ -26,7 +27,7 @@ from reelkeeper.operations.jobs import breaker, charged, lanes, routing
 from reelkeeper.rules.core.limit_scopes import of_job
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
-from reelkeeper.rules.jobs.attempts import LONGEST_PAUSE_SECONDS, pause_seconds, quiet_seconds, unreadable_result
+from reelkeeper.rules.jobs.attempts import LONGEST_PAUSE_SECONDS, pause_seconds, quiet_seconds
 from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
@@ -304,9 +305,8 @@ def park(engine: Engine, job: Claim, error: str, *, is_unserved: bool = False) -
         _require(claims.release_job(session, job, state, pause, error, attempts=attempts), job)
 
 
-def park_unreadable(engine: Engine, job: Claim, error: str, *, run_id: str) -> None:
-    """Park a job whose video is made and cannot be read, to be fetched later; raise one alert. Raises LeaseLost."""
-    found = unreadable_result(str(job.provider), f"{job.started_at:%Y-%m-%d}", job.id, error)
+def park_and_tell(engine: Engine, job: Claim, error: str, found: Finding, *, run_id: str) -> None:
+    """Park a job whose video is made and cannot be had, to be fetched later; raise one alert. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
         _require(claims.release_job(session, job, JobState.PARKED, LONGEST_PAUSE_SECONDS, error), job)
         # guard claims.unreadable_told: a paid video that cannot be read is given up a day later, and nobody was told

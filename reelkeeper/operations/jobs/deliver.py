@@ -31,7 +31,7 @@ def deliver(
     """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
 
     A file larger than the reservation is stored anyway: its user was promised the video. Raises NotAVideo,
-    LeaseLost, Frozen, and IntegrityDoubt when the stored bytes differ from those sent; the job then stays running.
+    LeaseLost, Frozen, NoRoom, and IntegrityDoubt when the stored bytes differ from those sent: the job stays running.
     """
     job_id = attempt.job_id
     delivered = settle_left(workspace, job_id, scratch=scratch, lease=lease)
@@ -39,11 +39,15 @@ def deliver(
         job, reservation, reserved = _require(session, job_id, attempt.lease_token)
         created_at, grace = now(session), in_force(session).policies.lifecycle.grace
     if not delivered:
-        fits = source.stat().st_size <= reserved
+        size_bytes = source.stat().st_size
+        # guard machines.beside_itself: a clip that leaves no room to look at it counts as a full disk, and ends the run
+        intents.require_room(scratch, size_bytes, there_bytes=size_bytes)
         done = upload(
             workspace,
             source,
-            Incoming(job.user_id, job_id, created_at, job.tag, job.model, reservation if fits else None),
+            Incoming(
+                job.user_id, job_id, created_at, job.tag, job.model, reservation if size_bytes <= reserved else None
+            ),
             scratch=scratch,
             lease=lease,
             run_id=run_id,

@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.providers.contract import Generator, Generators, Made, Order
 from reelkeeper.errors import (
     AccountLocked,
+    DiskFull,
     Frozen,
     GenerationAbsent,
     GenerationCancelled,
@@ -39,6 +41,7 @@ from reelkeeper.logs import bound
 from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.core.isolation import UNFIT
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
+from reelkeeper.operations.core.machine import name as machine_name
 from reelkeeper.operations.core.policies import are_readable
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.workspace import Workspace
@@ -46,8 +49,11 @@ from reelkeeper.operations.jobs import breaker, settle
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.deliver import deliver, is_stored, settle_left
 from reelkeeper.operations.jobs.settle import Attempt
+from reelkeeper.operations.videos.intents import is_too_large
+from reelkeeper.rules.alerts.alerting import no_room
 from reelkeeper.rules.billing.vendor_charges import Ending, ending_of, may_be_charged
-from reelkeeper.rules.jobs.attempts import AttemptPolicy, give_up_error, is_given_up, not_taken_error
+from reelkeeper.rules.core.wording import problem_of
+from reelkeeper.rules.jobs import attempts as rules
 from reelkeeper.store import DBAPIError, Engine
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.failures import explained
@@ -89,7 +95,7 @@ class WorkerContext:
 class JobRun:
     """A job of this worker: what a generator records of it, and whether it may continue."""
 
-    def __init__(self, context: WorkerContext, claim: Claim, attempts: AttemptPolicy) -> None:
+    def __init__(self, context: WorkerContext, claim: Claim, attempts: rules.AttemptPolicy) -> None:
         self.claim, self.fraction = claim, 0.0
         self.waits_since = claim.started_at  # also once it is sent, when its time at its provider begins
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
@@ -186,7 +192,8 @@ def _run(context: WorkerContext, job: JobRun) -> End:
     except LeaseLost:
         raise
     except Exception as error:  # noqa: BLE001  whatever it is ends this job, and no other
-        return _end(context, job, error)
+        # guard machines.room_for_job: a clip too large for the scratch disk ends its run, and is first in the next one
+        return (_in_doubt if is_too_large(error, context.scratch) else _end)(context, job, error)
 
 
 def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
@@ -200,7 +207,8 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
         claiming.park(context.engine, job.claim, str(error))
         return End.FAILED
     # guard machines.jobs: a machine without ffmpeg uses up the attempts of every job of the queue
-    if isinstance(error, UNFIT):  # not the job's fault: another machine can do it
+    # guard machines.filled: while a large clip takes the room of a moment, one that has just been made ends the run
+    if isinstance(error, UNFIT) and disk.has_room(context.scratch):  # another machine can do it; else each claim looks
         context.unfit.append(error)
     if isinstance(error, (HandedOver, Frozen, *UNFIT)):
         claiming.hand_back(context.engine, [job.claim], is_unsent=job.is_unsent)
@@ -229,25 +237,20 @@ def _is_providers_fault(job: Claim, here: str, error: Exception) -> bool:
     return isinstance(error, AccountLocked | ProviderDown | GenerationFailed | NotAVideo)
 
 
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
-
-
 def _is_given_up(job: JobRun, since: datetime) -> bool:
-    return is_given_up(since, datetime.now(UTC), job.attempts)
+    return rules.is_given_up(since, datetime.now(UTC), job.attempts)
 
 
 def _in_doubt(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
-    problem = _told(error)
-    is_unserved = job.here is None and isinstance(error, GenerationUnknown)
+    problem, is_unserved = problem_of(error), job.here is None and isinstance(error, GenerationUnknown)
     # guard claims.doubted_first: after a day without a worker, a paid clip is given up at one failed look or upload
     is_doubted = job.claim.error == str(error) if is_unserved else job.claim.was_parked
     # guard claims.late: what a vendor may charge for a job that we cancelled at its deadline counts in no budget
     if (is_doubted or isinstance(error, GenerationStopped)) and _is_given_up(job, job.claim.started_at):
         job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {problem}")
-    if isinstance(error, ResultUnreadable):
+    if isinstance(error, ResultUnreadable | DiskFull):
         return _fetch_later(context, job, error)
     claiming.park(context.engine, job.claim, problem, is_unserved=is_unserved)
     return End.PARKED
@@ -258,15 +261,17 @@ def _was_sent_long_ago(context: WorkerContext, job: JobRun) -> bool:
     with reading(context.engine) as session:
         sent_at = vendor_jobs.sent_at(session, str(job.claim.provider_key))
     # guard spend.absent_lately: a job that its vendor lists only when it is over counts in no budget
-    return sent_at is not None and is_given_up(sent_at, datetime.now(UTC), job.attempts)
+    return sent_at is not None and rules.is_given_up(sent_at, datetime.now(UTC), job.attempts)
 
 
-def _fetch_later(context: WorkerContext, job: JobRun, error: ResultUnreadable) -> End:
-    """Fetch a video again after a pause. After its last attempt, park its job with an alert; never buy it again."""
-    if job.claim.attempts < job.attempts.most_attempts:
+def _fetch_later(context: WorkerContext, job: JobRun, error: ResultUnreadable | DiskFull) -> End:
+    """Fetch a video again after a pause; without room, or after its last attempt, with an alert. Never buy it again."""
+    if isinstance(error, ResultUnreadable) and job.claim.attempts < job.attempts.most_attempts:
         claiming.wait(context.engine, job.claim, str(error))
         return End.RETRIED
-    claiming.park_unreadable(context.engine, job.claim, str(error), run_id=context.run_id)
+    what, is_full = (f"{job.claim.started_at:%Y-%m-%d}", job.claim.id, str(error)), isinstance(error, DiskFull)
+    found = no_room(machine_name(), *what) if is_full else rules.unreadable_result(str(job.claim.provider), *what)
+    claiming.park_and_tell(context.engine, job.claim, str(error), found, run_id=context.run_id)
     return End.PARKED
 
 
@@ -274,7 +279,7 @@ def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
     """Requeue a job that its provider did not accept, for at most as long as a job may be in doubt."""
     # guard claims.waits_in_lane: a job dies that has waited a day for a vendor that takes others
     if _is_given_up(job, job.waits_since) and (job.claim.provider_key or not isinstance(error, ProviderFull)):
-        return _give_up(context, job, error, not_taken_error(job.attempts, str(error)))
+        return _give_up(context, job, error, rules.not_taken_error(job.attempts, str(error)))
     if isinstance(error, ProviderDown):
         _log.warning("job %s waits, and is sent again: %s", job.claim.id, error)
     claiming.retry(context.engine, job.claim._replace(started_at=job.waits_since), str(error), busy=error)
@@ -358,10 +363,9 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Requeue a job with attempts left; keep its key and the provider's id, unless the attempt failed there."""
-    problem = _told(error)
-    most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
-    if job.claim.attempts >= most or (is_over and _is_given_up(job, job.waits_since)):
-        return _give_up(context, job, error, give_up_error(most, problem, by_generator=is_over))
+    problem, is_over = problem_of(error), isinstance(error, GenerationFailed | NotAVideo)
+    if job.claim.attempts >= (most := job.attempts.most_attempts) or (is_over and _is_given_up(job, job.waits_since)):
+        return _give_up(context, job, error, rules.give_up_error(most, problem, by_generator=is_over))
     if is_over:
         paid, may_be_paid, run_id = job.paid_microusd, _may_be_paid(job, error), context.run_id
         claiming.retry(context.engine, job.claim, problem, cost_microusd=paid, may_be_paid=may_be_paid, run_id=run_id)

@@ -18,7 +18,7 @@ from pathlib import Path
 from reelkeeper.adapters.providers.contract import Generator, Generators
 from reelkeeper.adapters.s3.keys import PROBE_BYTES
 from reelkeeper.disk import make_folder
-from reelkeeper.errors import KeyTaken, StorageError
+from reelkeeper.errors import DiskFull, KeyTaken, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model.jobs import End
 from reelkeeper.operations.alerts.alerts import observe_within
@@ -143,6 +143,11 @@ class _Worker:
                 tiers=self._shift.tiers,
                 served=self._context.generators.served,
             )
+        except DiskFull:
+            # guard machines.own_jobs: a clip that fills the disk while it is fetched ends the run, and is claimed first
+            if not self._busy:
+                raise
+            return 0
         except DBAPIError:  # a claim that was made anyway is not renewed, and expires in a minute
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > GIVE_UP_SECONDS:

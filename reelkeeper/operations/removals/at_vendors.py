@@ -17,12 +17,12 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from reelkeeper.adapters import providers
-from reelkeeper.errors import GenerationLost, GenerationUnknown, ReelkeeperError
+from reelkeeper.errors import GenerationLost, GenerationUnknown
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.jobs import VendorErasure
 from reelkeeper.operations.alerts import alerts
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import many, problem_of
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import audit, deployment
@@ -108,7 +108,7 @@ def _asked(settings: Settings, item: ToErase) -> VendorErasure | None:
         with effect("vendor_erase.ask"):
             return vendor.erase(item.vendor_id)
     except Exception as error:  # noqa: BLE001  whatever it is, the others are asked for
-        problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+        problem = problem_of(error)
         _log.warning("%s was not deleted at %s: %s", item.vendor_id, item.provider, problem)
         return None
 

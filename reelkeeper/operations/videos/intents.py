@@ -54,13 +54,26 @@ def workplace(scratch: Path, needed_bytes: int) -> Iterator[Path]:
         yield place
 
 
-def require_room(scratch: Path, needed_bytes: int) -> None:
-    """Raise DiskFull where the scratch folder's disk is full, NoRoom where it lacks `needed_bytes` beyond."""
-    disk.require(scratch, SCRATCH, SCRATCH_REMEDY)
+def require_room(scratch: Path, needed_bytes: int, there_bytes: int = 0) -> None:
+    """Raise DiskFull where the scratch folder's disk is full, NoRoom where it lacks `needed_bytes` beyond.
+
+    `there_bytes` of the video lie there already: if they alone fill it, it has room for others.
+    """
+    disk.require(scratch, SCRATCH, SCRATCH_REMEDY, disk.FLOOR_BYTES - there_bytes)
     try:
         disk.require(scratch, SCRATCH, SCRATCH_REMEDY, disk.FLOOR_BYTES + needed_bytes)
     except DiskFull as full:
         raise NoRoom(str(full)) from None
+
+
+def is_too_large(error: Exception, scratch: Path) -> bool:
+    """Check whether an error says that a video does not fit on the scratch disk, which has room for others.
+
+    So it is, too, where the disk was full while its folder was there, which is removed by now.
+    """
+    has_filled = isinstance(error, DiskFull) and disk.is_full(error) and disk.has_room(scratch)
+    # guard machines.filled_itself: a clip larger than all that is free ends each run in which it is fetched
+    return has_filled or isinstance(error, NoRoom)
 
 
 def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Intent]:

@@ -300,3 +300,18 @@ def bucket_refuses(machine: str, problem: str) -> Finding:
         "there until it expires.",
         suggestion="See what the bucket says: reelkeeper doctor. Jobs go on by themselves once it takes objects.",
     )
+
+
+def no_room(machine: str, day: str, job_id: str, problem: str) -> Finding:
+    """Make the finding that a job's video does not fit on a machine's scratch disk; told once for the jobs of a day."""
+    return Finding(
+        rule="no_room",
+        scope=machine_scope(machine),
+        period=day,
+        severity=Severity.WARNING,
+        title=f"A video is too large for the scratch disk of machine {machine}",
+        text=f"Job {job_id}: {problem}. It is parked, and fetched again every ten minutes, by any machine, until it is "
+        "given up; it is not made again. The other jobs go on.",
+        suggestion="Give a machine a larger scratch disk (REELKEEPER_SCRATCH_DIR). To fetch it now: "
+        f"reelkeeper jobs retry {job_id}",
+    )

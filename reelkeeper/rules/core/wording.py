@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple, Self
 
+from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Claimed, SearchTotals, Video
 
 _DOLLAR_DIGITS: Final = 6  # sums are in micro-dollars
@@ -149,6 +150,11 @@ def left_by_share(max_user_percent: float, always_allowed: int) -> str:
 def in_words(rule: str) -> str:
     """Name a rule that keeps videos, as a list of counts does."""
     return "contract not passed" if rule == "contract_not_tried" else rule.replace("_", " ")
+
+
+def problem_of(error: Exception) -> str:
+    """Say what an error is: in its own words if they are ours, else by its kind, as its words may hold secrets."""
+    return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
 
 
 def many(count: int, noun: str) -> str:
