@@ -186,6 +186,8 @@ def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool
         return claims.renew(session, [(*job.fence, progress) for job, progress in held])
 
 
+# guard outages.announced: a job that was not sent is in doubt for a day, as its announcement's answer was lost
+@safe_to_repeat
 def announce(engine: Engine, job: Claim, provider: str) -> Claim:
     """Record the key under which a job is about to be sent to a provider, whose time for it begins now.
 
@@ -205,9 +207,10 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
             lanes.require_room(session, provider, key)
             # guard claims.sent_at: a job that waited a day for its vendor is bought, and cancelled there at once
             begun["started_at"] = now(session)
+        before = queue.find(session, job.id) if job.lane != provider else None
         _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider, **begun), job)
-        if job.lane != provider and (before := queue.find(session, job.id)):
-            limits.move(session, before, job.lane, provider)
+        if before and before.lane != provider:
+            limits.move(session, before, before.lane, provider)
         # guard spend.each_attempt: a job that a vendor made is in no comparison with its bill
         vendor_jobs.announce(session, key, job.id, provider)
     return job._replace(provider=provider, provider_key=key, lane=provider, **begun)
@@ -270,9 +273,8 @@ def retry(
     pause = pause_seconds(job.attempts, random.random())  # noqa: S311  it spreads attempts, and guards nothing
     gone: dict[str, Any] = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
     if busy:
-        is_full = isinstance(busy, ProviderFull)
-        pause, gone["attempts"] = 0.0 if is_full else max(pause, busy.seconds), job.attempts - 1
-        gone["started_at"] = job.started_at
+        pause = 0.0 if isinstance(busy, ProviderFull) else max(pause, busy.seconds)
+        gone |= {"attempts": job.attempts - 1, "started_at": job.started_at}
     with transaction(engine, "jobs.retry") as session:
         deployment.lock(session)  # before the job, as those who end one do
         if isinstance(busy, ProviderFull) and job.provider_key:
@@ -354,8 +356,7 @@ def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False
     """
     with transaction(engine, "jobs.redrive") as session:
         require_permission(session)
-        job = queue.find(session, job_id, locked=True)
-        if job is None:
+        if (job := queue.find(session, job_id, locked=True)) is None:
             raise NotFound(f"no job {job_id!r}")
         sent = endings.sent_as(session, job_id)
         detail = {"job": job_id, "was": job.error, "provider_job": sent.provider_job_id, "buy_again": buy_again}
@@ -381,10 +382,9 @@ def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False
         lasting, book = in_force(session).policies.admission.hold_seconds, job.price_book
         key, user_id, values = f"job/{job_id}/redrive/{job.lease_token}", job.user_id, dict[str, str | None]()
         if price := job.price_microusd:
-            held = ledger.hold(
+            values["hold_id"] = ledger.hold(
                 session, user_id, price, f"{key}/hold", run_id=author, lasting_seconds=lasting, price_book=book
-            )
-            values["hold_id"] = held.hold_id
+            ).hold_id
         if job.reserved_bytes:
             reserved = quota.reserve(session, user_id, job.reserved_bytes, key, lasting_seconds=lasting)
             values["reservation_id"] = reserved.id

@@ -12,6 +12,7 @@ from reelkeeper.operations.jobs import queue, worker
 from tests.doubles.provider import ProviderDouble
 from tests.doubles.vendor import Vendor
 from tests.faults.world import World
+from tests.operations.conftest import AtFailpoint
 from tests.operations.queue import expire_claims, find
 from tests.operations.shop import ask, http, run, spent
 
@@ -98,6 +99,21 @@ def test_the_id_of_a_paid_clip_is_not_lost_with_the_connection_that_was_to_recor
     ended = cut(shop.workspace.engine, 1, lambda said: said.startswith("UPDATE jobs SET provider_job_id"))
     assert run(shop, generator) == {End.SUCCEEDED: 1}
     assert (len(ended), len(vendor.submitted)) == (1, 1)
+    assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd
+
+
+@pytest.mark.parametrize("format_", ["runway"], indirect=True)  # it looks no job up: one in doubt is dead after a day
+def test_a_job_is_in_no_doubt_whose_announcement_was_committed_as_the_connection_was_lost(
+    shop: World, vendor: Vendor, generator: RemoteGenerator, at_failpoint: AtFailpoint
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+
+    def lost() -> None:
+        raise sa.exc.OperationalError("COMMIT", {}, Exception("closed"), connection_invalidated=True)
+
+    at_failpoint("jobs.announce.after_commit", lost)
+    assert run(shop, generator) == {End.SUCCEEDED: 1}
+    assert len(vendor.submitted) == 1
     assert spent(shop) == find(shop.workspace.engine, job_id).price_microusd
 
 
