@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from reelkeeper.errors import Misconfigured
+
 HOME = "REELKEEPER_HOME"
 
 
@@ -12,3 +14,14 @@ def enter() -> dict[str, str]:
     home = os.environ.get(HOME) or (checkout if (checkout / "prefect.yaml").exists() else ".")
     os.chdir(home)
     return {"directory": str(Path.cwd())}
+
+
+def require() -> None:
+    """Raise Misconfigured where REELKEEPER_HOME names a missing folder: made here, it would lack the `.env`."""
+    home = Path(os.environ.get(HOME) or ".")
+    # guard machines.home: it starts, and each run crashes as it begins
+    if not home.is_dir():
+        raise Misconfigured(
+            f"{HOME} names {home.absolute()}, which is not there: name the folder with the .env that runs read, or "
+            "unset it, and they work in the folder where this is started"
+        )

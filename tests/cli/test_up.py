@@ -101,3 +101,16 @@ def test_what_the_limits_of_a_run_refuse_is_not_shown_as_its_work(
         assert (DEFAULTS.tiers.as_defaults(DEFAULTS.lifecycle.retire_after_days) in event["text"]) is (
             will == "retire"
         )  # a refused plan is not explained
+
+
+@pytest.mark.parametrize("words", [("up", "--live"), ("worker", "main")])
+def test_a_folder_for_runs_that_is_missing_is_refused_before_anything_starts(
+    reelkeeper: Run, configured: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    home = tmp_path / "moved"
+    monkeypatch.setenv("REELKEEPER_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "1000")
+    refused = reelkeeper(*words, exit_code=MISCONFIGURED)
+    assert str(home) in refused.output
+    assert not home.exists()
+    assert not (configured.state_dir / "up.lock").exists()

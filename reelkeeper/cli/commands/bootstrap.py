@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deployments import orchestration
+from deployments import folder, orchestration
 from reelkeeper.cli.commands import database, policy
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import say
@@ -86,6 +86,7 @@ def worker(
     if it does not know the store's schema or policies (7), or if ffmpeg or the sandbox does not work (1).
     """
     settings = configured()
+    folder.require()
     orchestration.join_server(settings.state_dir)
     import asyncio
     import logging

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from deployments import orchestration
+from deployments import folder, orchestration
 from reelkeeper.cli.opening import configured
 from reelkeeper.cli.screen import dollars, say, size, table
 from reelkeeper.cli.words import new_run_id
@@ -55,6 +55,7 @@ def up(
     settings = configured()
     if os.environ.get("PREFECT_API_URL"):
         raise Misconfigured("PREFECT_API_URL names another server: unset it, or use reelkeeper bootstrap and worker")
+    folder.require()
     orchestration.stay(settings.state_dir)
     from deployments.up import Up, alone, is_live
 
