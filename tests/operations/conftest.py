@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from reelkeeper import failpoints
+from reelkeeper.errors import LeaseLost
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.store.core.engine import transaction
@@ -53,3 +54,8 @@ def at_failpoint() -> Iterator[Callable[[str, Callable[[], object]], None]]:
 
     yield arrange
     failpoints.observe(None)
+
+
+def killed() -> None:
+    """Raise what keeps a worker from recording anything more of its job, as if it had been killed."""
+    raise LeaseLost("killed")

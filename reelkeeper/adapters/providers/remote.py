@@ -204,11 +204,11 @@ class RemoteGenerator:
             raise ContentRefused(f"the provider refuses its content: {standing.error}")
         if standing.status == Status.REFUSED:
             raise GenerationRefused(f"the provider refuses it: {standing.error}")
-        if standing.status == Status.CANCELLED and _is_late(order):  # by us, whose answer was lost
-            raise _stopped(order)
+        problem = f"the provider reports it as {standing.status}: {standing.error}"
         # guard provider.interrupted: what a vendor may charge for a job that was cancelled there counts in no budget
-        kind = GenerationInterrupted if standing.status == Status.CANCELLED else GenerationFailed
-        raise kind(f"the provider reports it as {standing.status}: {standing.error}")
+        if standing.status == Status.CANCELLED:  # after the deadline by us, and the answer was lost
+            raise _stopped(order) if _is_late(order) else GenerationInterrupted(problem)
+        raise GenerationFailed(problem)
 
     def _fetched(self, standing: Standing, order: Order, target: Path, log: Log) -> Made:
         """Store the video. If its URL has expired, read the job again for a new one.

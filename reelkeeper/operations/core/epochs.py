@@ -67,7 +67,7 @@ def why_behind(engine: Engine, bucket: "Bucket | None") -> str | None:
 
 
 class _Known(NamedTuple):
-    """What a store records: why it is taken for a copy, why it was behind its bucket, and its last confirmed epoch."""
+    """What the store records of itself: why it may be a copy, why it was behind, and its last confirmed epoch."""
 
     away: str | None
     behind: str | None

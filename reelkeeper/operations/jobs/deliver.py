@@ -40,14 +40,13 @@ def deliver(
         created_at, grace = now(session), in_force(session).policies.lifecycle.grace
     if not delivered:
         size_bytes = source.stat().st_size
+        fits = size_bytes <= reserved
         # guard machines.beside_itself: a clip that leaves no room to look at it counts as a full disk, and ends the run
         intents.require_room(scratch, size_bytes, there_bytes=size_bytes)
         done = upload(
             workspace,
             source,
-            Incoming(
-                job.user_id, job_id, created_at, job.tag, job.model, reservation if size_bytes <= reserved else None
-            ),
+            Incoming(job.user_id, job_id, created_at, job.tag, job.model, reservation if fits else None),
             scratch=scratch,
             lease=lease,
             run_id=run_id,

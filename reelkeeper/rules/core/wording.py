@@ -153,7 +153,7 @@ def in_words(rule: str) -> str:
 
 
 def problem_of(error: Exception) -> str:
-    """Say what an error is: in its own words if they are ours, else by its kind, as its words may hold secrets."""
+    """Describe an error: the message of one of ours, else only the type, as other messages may contain secrets."""
     return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.errors import LeaseLost
 from reelkeeper.model.jobs import End, JobState
 from reelkeeper.operations.jobs import worker
 from reelkeeper.store.core.engine import Clock, reading, transaction
@@ -15,7 +14,7 @@ from reelkeeper.store.tables import alerts, jobs
 from tests.disks import fill, small_disk
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
-from tests.operations.conftest import AtFailpoint
+from tests.operations.conftest import AtFailpoint, killed
 from tests.operations.queue import find, make_due
 from tests.operations.shop import ask, http, run, spent
 
@@ -38,7 +37,7 @@ def scratch(shop: World) -> Path:
 
 
 def large(clip: bytes, megabytes: int) -> bytes:
-    """Return the clip with so many megabytes behind it that no player reads."""
+    """Return the clip with this many megabytes appended, which players ignore."""
     size = megabytes * 1_000_000
     return clip + struct.pack(">I4s", size, b"free") + bytes(size - 8)
 
@@ -95,9 +94,6 @@ def test_a_stored_clip_that_a_machine_cannot_read_back_is_not_given_up_after_a_d
     shop: World, provider: ProviderDouble, at_failpoint: AtFailpoint
 ) -> None:
     (job_id,) = ask(shop, "a cat")
-
-    def killed() -> None:
-        raise LeaseLost("killed")
 
     provider.files = [(200, large(provider.video, 40))]
     at_failpoint("upload.put.after", killed)

@@ -36,6 +36,14 @@ def told(shop: World) -> list[str]:
         return list(session.execute(sa.select(alerts.c.text).where(alerts.c.rule == "unreadable_result")).scalars())
 
 
+def begin(shop: World, vendor: Vendor, generator: RemoteGenerator) -> str:
+    """Have a vendor begin a job that does not end, and leave it there."""
+    vendor.looks = 10**6
+    (job_id,) = ask(shop, "a cat")
+    assert run(shop, generator, seconds=1, until_idle=False) == {End.HANDED_OVER: 1}
+    return job_id
+
+
 def a_day_later(shop: World) -> None:
     with transaction(shop.workspace.engine, "test") as session:
         session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
@@ -88,9 +96,7 @@ def test_a_server_of_ones_own_makes_it_again(vendor: Vendor, generator: RemoteGe
 def test_a_job_that_its_vendor_does_not_find_is_looked_up_for_a_day_and_not_given_up(
     vendor: Vendor, generator: RemoteGenerator, shop: World
 ) -> None:
-    vendor.looks = 10**6
-    (job_id,) = ask(shop, "a cat")
-    assert run(shop, generator, seconds=1, until_idle=False) == {End.HANDED_OVER: 1}
+    job_id = begin(shop, vendor, generator)
     sent, vendor.jobs = dict(vendor.jobs), {}
     for _ in range(3):
         make_due(shop.workspace.engine)
@@ -105,9 +111,7 @@ def test_a_job_that_its_vendor_does_not_find_is_looked_up_for_a_day_and_not_give
 def test_a_job_that_never_ends_is_cancelled_there_and_dead_after_a_day(
     vendor: Vendor, generator: RemoteGenerator, shop: World
 ) -> None:
-    vendor.looks = 10**6
-    (job_id,) = ask(shop, "a cat")
-    assert run(shop, generator, seconds=1, until_idle=False) == {End.HANDED_OVER: 1}
+    job_id = begin(shop, vendor, generator)
     a_day_later(shop)
     assert run(shop, generator, seconds=5) == {End.DEAD: 1}
     job = find(shop.workspace.engine, job_id)
@@ -120,9 +124,7 @@ def test_a_job_that_never_ends_is_cancelled_there_and_dead_after_a_day(
 def test_what_its_vendor_may_charge_for_a_job_that_was_cancelled_there_counts(
     vendor: Vendor, generator: RemoteGenerator, shop: World, is_late: bool
 ) -> None:
-    vendor.looks = 10**6
-    (job_id,) = ask(shop, "a cat")
-    assert run(shop, generator, seconds=1, until_idle=False) == {End.HANDED_OVER: 1}
+    job_id = begin(shop, vendor, generator)
     if is_late:  # the answers are lost from the moment that we cancel it
         a_day_later(shop)
         vendor.weather = lambda *_: (502, b"<html>") if vendor.cancelled else None
@@ -179,9 +181,7 @@ def test_a_person_buys_another_one_and_both_count(vendor: Vendor, generator: Rem
 
 @pytest.mark.parametrize("format_", ["fal"], indirect=True)
 def test_a_job_at_work_is_not_bought_again(vendor: Vendor, generator: RemoteGenerator, shop: World) -> None:
-    vendor.looks = 10**6
-    (job_id,) = ask(shop, "a cat")
-    assert run(shop, generator, seconds=1, until_idle=False) == {End.HANDED_OVER: 1}
+    job_id = begin(shop, vendor, generator)
     with pytest.raises(Refused):
         redrive(shop.workspace.engine, job_id, author="bea", buy_again=True)
     vendor.looks = 1

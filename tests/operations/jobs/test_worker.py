@@ -42,7 +42,7 @@ from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.doubles.vendor import Vendor
 from tests.faults.world import World
-from tests.operations.conftest import AtFailpoint
+from tests.operations.conftest import AtFailpoint, killed
 from tests.operations.queue import assert_pause, enqueue, find, make_due, row
 from tests.operations.shop import SMALL, ask, budget_spent, http, in_a_while, run, spent
 from tests.policies import put_in_force
@@ -313,9 +313,6 @@ def test_a_job_that_is_cancelled_when_its_video_is_stored_succeeds_and_is_charge
     text, other = ask(shop, "a cat", "a dog")
     shop.video(text)
 
-    def killed() -> None:
-        raise LeaseLost("killed")
-
     at_failpoint("upload.put.after", killed)
     with transaction(shop.workspace.engine, "test") as session:
         session.execute(sa.update(jobs).where(jobs.c.id == text).values(due_at=Clock(60)))
@@ -335,9 +332,6 @@ def test_a_job_that_has_stored_its_video_is_not_given_up_while_the_bucket_fails(
     shop: World, provider: ProviderDouble, at_failpoint: AtFailpoint, *, parked: bool
 ) -> None:
     (text,) = ask(shop, "a cat")
-
-    def killed() -> None:
-        raise LeaseLost("killed")
 
     at_failpoint("upload.put.after", killed)
     assert run(shop, http(provider)) == {End.LOST: 1}
