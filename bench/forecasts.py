@@ -24,7 +24,7 @@ LEAST_DAYS, MOST_DAYS, AHEAD = 120, 365, 31  # of history, and of the month
 FACTOR: Final = (1.5, 4.0)  # by which the job multiplies its days; each differs by about 10 %
 LEVEL, TOLERANCE = 80, 5.0  # percent
 KINDS: Final = ("weekly", "shift", "growth", "noisy", "heavy", "wander")
-OF_A_KIND: Final = 5  # made-up series
+OF_A_KIND: Final = 12  # made-up series
 
 
 class Month(NamedTuple):
