@@ -8,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
-from reelkeeper.errors import InputRefused, KeyReused, NotFound, Refused, TierRefused
+from reelkeeper.errors import Frozen, InputRefused, KeyReused, NotFound, Refused, TierRefused
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.billing.users import give, import_users, put, rename
+from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
 from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
@@ -69,6 +70,20 @@ def test_a_user_is_put_in_any_tier_that_is_in_force_and_in_no_other(store: sa.En
         "nothing of it was taken, because 1 field is invalid: line 3, column tier: 'silver' is not one of free, premium, pro, gold, and not empty"
     )
     assert everyone(store) == {"gold": 1, "free": 1}
+
+
+def test_no_user_is_added_put_in_another_tier_or_renamed_during_a_freeze(store: sa.Engine) -> None:
+    put(store, "ben", "free", by="test")
+    freeze(store, by="test", reason="the books are in doubt")
+    acts: list[Act] = [
+        sign_up,
+        lambda engine: put(engine, "ben", "gold", by="test"),
+        lambda engine: rename(engine, "ben", "benny", by="test", apply=True),
+    ]
+    for act in acts:
+        with pytest.raises(Frozen):
+            act(store)
+    assert everyone(store) == {"free": 1}
 
 
 @pytest.mark.parametrize(("put_in", "point"), [(sign_up, "users.put"), (bring_in, "import.users")])

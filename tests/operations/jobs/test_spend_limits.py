@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.model.jobs import JobState
+from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedFor
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.health import accounts, status
@@ -24,6 +25,7 @@ from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy, Period
 from reelkeeper.rules.spend.limits import RULE, SpendLimit
+from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import credit_holds, job_totals, jobs, reservations
 from tests.children import FORKED
@@ -147,6 +149,10 @@ def test_a_failed_attempt_counts_and_a_job_counts_at_the_provider_that_accepts_i
     mine = mine._replace(lane="fal")
     claiming.retry(funded, mine, "it broke", cost_microusd=9)
     assert totals(funded, "provider:fal") == totals(funded, "user:ann") == (cost, 9, 9)
+    with reading(funded) as session:
+        today = now(session).date()
+        billed = list(usage.days(session, today, today, metrics=[Metric.JOB_MICROUSD]))
+    assert [(one.provider, one.quantity) for one in billed] == [("fal", 9)]
     assert row(funded, job_id).state == JobState.QUEUED
     finish(funded, job_id, cost_microusd=7_000)
     assert row(funded, job_id).cost_microusd == 9 + 7_000
