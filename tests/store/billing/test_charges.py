@@ -6,8 +6,31 @@ from datetime import date
 import sqlalchemy as sa
 
 from reelkeeper.model.money import Charge
-from reelkeeper.store.billing.charge_reports import Settled, by_scope, settled
-from reelkeeper.store.billing.charges import Others, Sum, between, dearest, replace, sums, take_turns
+from reelkeeper.store.billing.charge_reports import (
+    Settled,
+    SkuLine,
+    Spent,
+    billed,
+    by_day_and_service,
+    by_month,
+    by_scope,
+    by_sku,
+    settled,
+)
+from reelkeeper.store.billing.charges import (
+    Others,
+    Sum,
+    adjust,
+    between,
+    billed_by_provider,
+    dearest,
+    open_before,
+    replace,
+    roll_up,
+    rolled_up,
+    sums,
+    take_turns,
+)
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import charges
 from tests.databases import until_waiting
@@ -143,3 +166,44 @@ def test_they_add_up_by_day_service_and_tier_with_some_users_apart(engine: sa.En
         (2, "compute", "", "", 0, 0, True),
         (2, "compute", "", "bob", 900, 900, True),
     ]
+
+
+def test_what_was_charged_before_and_after_the_days_asked_for_is_in_no_sum(engine: sa.Engine) -> None:
+    put(engine, *ROWS, charge(date(2026, 10, 31), "api", "bob", 4), charge(date(2026, 12, 1), "api", "bob", 6))
+    with reading(engine) as session:
+        assert [billed(session, day) for day in (FIRST, SECOND)] == [(100, 100), (900, 1_000)]
+        assert by_day_and_service(session, *MONTH) == [Spent(FIRST, "r2-storage", 100), Spent(SECOND, "compute", 900)]
+        assert by_sku(session, *MONTH) == [
+            SkuLine("compute", "compute-standard", 20, "Byte-Days", 900, 900, True),
+            SkuLine("r2-storage", "r2-storage-standard", 30, "Byte-Days", 600, 100, False),
+        ]
+        assert {item.day for item in by_scope(session, *MONTH, ["bob"])} == {FIRST, SECOND}
+        assert billed_by_provider(session, *MONTH) == {"": {"": -400}, "ann": {"": 300}, "bob": {"": 1_100}}
+        # of October, the first day has no charges: it is not comparable
+        assert by_month(session, date(2026, 10, 1), date(2026, 12, 31)) == {FIRST: 1_000, date(2026, 12, 1): 6}
+
+
+def test_a_month_is_an_estimate_for_a_user_if_any_of_its_days_is(engine: sa.Engine) -> None:
+    known, estimate = charge(FIRST, "compute", "bob", 5), charge(SECOND, "compute", "bob", 7)._replace(estimated=True)
+    third = known._replace(day=date(2026, 11, 3))
+    put(engine, known, estimate, charge(SECOND, "compute", "ann", 1), third)
+    with transaction(engine, "test") as session:
+        assert open_before(session, third.day) == [FIRST, SECOND]
+        assert [roll_up(session, day) for day in (FIRST, SECOND, third.day, FIRST)] == [1, 2, 1, 0]
+        assert rolled_up(session, *MONTH) == [FIRST, SECOND, third.day]
+        ann, bob = between(session, *MONTH)
+    assert (ann.estimated, ann.billed_nanousd) == (False, 1)
+    assert (bob.estimated, bob.billed_nanousd, bob.consumed_quantity) == (True, 17, 30)
+
+
+def test_a_late_cost_settles_whether_its_item_is_an_estimate_and_no_other_item(engine: sa.Engine) -> None:
+    rows = [charge(SECOND, service, "bob", 5)._replace(estimated=True) for service in ("api", "compute")]
+    put(engine, *rows)
+    with transaction(engine, "test") as session:
+        roll_up(session, SECOND)
+        adjust(session, SECOND, [charge(SECOND, "compute", "bob", 2)])
+        assert [(one.service, one.billed_nanousd, one.estimated) for one in by_sku(session, *MONTH)] == [
+            ("compute", 7, False),
+            ("api", 5, True),
+        ]
+        assert rolled_up(session, *MONTH) == [SECOND]

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs.slots import load_now
+from reelkeeper.store.jobs.slots import CONCURRENCY, load_now, slots_of
 from reelkeeper.store.tables import jobs, users
 from tests.jobs import waiting
 
@@ -20,3 +20,8 @@ def test_the_load_is_the_share_of_slots_that_jobs_at_work_take(engine: sa.Engine
             session.execute(sa.insert(jobs).values(row))
     with reading(engine) as session:
         assert load_now(session, 8) == (share, 8)
+
+
+@pytest.mark.parametrize(("tuned", "slots"), [({"limit": 3}, 3), ({"limit": 0}, 8), ({"limit": None}, 8), ({}, 8)])
+def test_there_are_as_many_slots_as_was_tuned_last_and_never_none(tuned: dict[str, int | None], slots: int) -> None:
+    assert slots_of({CONCURRENCY: tuned}, 8) == slots

@@ -4,14 +4,17 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
+import pytest
 import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from reelkeeper.store.billing import rename_rows
-from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.removals import erase_rows, erasures
 from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
-from tests.store.removals.two_users import Row, give_rows, read_rows
+from reelkeeper.store.tables import cache_entries, jobs, leases, operations
+from tests.operations.books import make_user
+from tests.store.two_users import Row, give_rows, read_rows
 
 FIGURES: Final = (
     *("quantity", "consumed_quantity", "list_nanousd", "billed_nanousd", "balance_microusd"),
@@ -63,6 +66,61 @@ def test_two_users_who_become_one_have_the_rows_of_both_and_the_sums_of_their_fi
     assert read_rows(sqlite_engine) == {name: joined(name, rows) for name, rows in expected.items()}
 
 
+@pytest.mark.parametrize(
+    ("lease", "prevents"),
+    [
+        ("flow/tier_storage", True),
+        ("video/videos of ann", True),
+        ("video/videos of bob", True),
+        ("video/of another", False),
+        ("webhook/1", False),
+        ("flow/deliver_alerts", False),
+        ("flow/dispatch_jobs", False),
+        ("flow/follow_bucket", False),
+    ],
+)
+def test_a_rename_waits_for_runs_that_may_change_rows_of_either_user(
+    sqlite_engine: sa.Engine, lease: str, *, prevents: bool
+) -> None:
+    give_rows(sqlite_engine, "ann", "bob")
+    with transaction(sqlite_engine, "test") as session:
+        ended, at_work = sa.update(operations).values(state="done"), jobs.c.user_id == "bob"
+        session.execute(ended.where(operations.c.video_id == "videos of ann"))
+        assert rename_rows.why_not(session, "ann", "anna") is None
+        assert rename_rows.why_not(session, "ann", "bob")  # by work on a video of the other
+        session.execute(ended)
+        session.execute(sa.update(jobs).where(at_work).values(state="running"))
+        assert rename_rows.why_not(session, "ann", "anna") is None
+        assert rename_rows.why_not(session, "ann", "bob")  # by a job at work
+        session.execute(sa.update(jobs).values(state="queued"))
+        assert rename_rows.why_not(session, "ann", "bob") is None
+        held = {"name": lease, "holder": "run", "token": 1, "expires_at": Clock(60)}
+        session.execute(sa.delete(leases).where(leases.c.name == lease))
+        session.execute(sa.insert(leases).values(held))
+        assert (rename_rows.why_not(session, "ann", "bob") is not None) == prevents
+
+
+def test_two_users_with_a_job_of_one_idempotency_key_do_not_become_one(sqlite_engine: sa.Engine) -> None:
+    give_rows(sqlite_engine, "ann", "bob")
+    with transaction(sqlite_engine, "test") as session:
+        session.execute(sa.update(operations).values(state="done"))
+        session.execute(sa.update(jobs).values(client_key="alike"))
+        assert rename_rows.why_not(session, "ann", "bob")
+        assert rename_rows.why_not(session, "ann", "anna") is None
+
+
+def test_keys_of_the_cache_move_where_the_new_one_is_free(sqlite_engine: sa.Engine) -> None:
+    give_rows(sqlite_engine, "ann", "bob")
+    keys = sa.union(sa.select(jobs.c.cache_key), sa.select(cache_entries.c.key))
+    with transaction(sqlite_engine, "test") as session:
+        before = {*session.scalars(keys)}
+        moves = {"cache_key of ann": "cache_key of bob", "key of ann": "key of bob"}
+        rename_rows.move_cache_keys(session, moves)
+        assert {*session.scalars(keys)} == before
+        rename_rows.move_cache_keys(session, {old: f"new {old}" for old in moves})
+        assert {*session.scalars(keys)} == before - moves.keys() | {f"new {old}" for old in moves}
+
+
 def cleaned(value: Any, pseudonym: str) -> Any:  # noqa: ANN401  any JSON value
     """Replace the user's name in all texts, as an erasure is asked to."""
     if isinstance(value, dict):
@@ -80,7 +138,7 @@ def left(table: str, row: Row, pseudonym: str) -> Row:
     of_video = {name: value.replace("videos of ann", "ann") for name, value in row.items() if isinstance(value, str)}
     changed: dict[Fate, Callable[[str], Any]] = {
         Fate.KEPT: row.get,
-        Fate.RENAMED: lambda name: cleaned(of_video[name], pseudonym),
+        Fate.RENAMED: lambda name: cleaned(of_video.get(name, "ann"), pseudonym),
         Fate.SEARCHED: lambda name: cleaned(row[name], pseudonym),
     }
     return {name: changed[fate](name) for name, fate in fates.items() if fate in changed}
@@ -132,3 +190,11 @@ def test_an_erasure_replaces_the_name_in_texts_of_others(sqlite_engine: sa.Engin
     after = read_rows(sqlite_engine)
     for table, name in told:
         assert f"with {erasing.pseudonym}" in repr([row[name] for row in after[table] if "bob" in repr(row)]), table
+
+
+def test_of_a_user_without_rows_only_the_user_is_erased(sqlite_engine: sa.Engine) -> None:
+    make_user(sqlite_engine, "ann")
+    with transaction(sqlite_engine, "test") as session:
+        erasing = erasures.begin(session, "ann")
+        assert erasing
+        assert erase_rows.erase(session, erasing, lambda value: value, ["ann"], bool) == {"users": 1}

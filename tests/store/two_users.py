@@ -14,16 +14,19 @@ from reelkeeper.store.tables import (
     accounts,
     alerts,
     blobs,
+    cache_entries,
     entries,
     holds,
     job_totals,
     jobs,
+    key_owners,
     leases,
     orphans,
     outbox,
     snoozes,
     uploads,
     users,
+    verdicts,
     videos,
 )
 from reelkeeper.store.tables.columns import UtcDateTime
@@ -92,7 +95,19 @@ def _kinds(table: sa.Table, name: str) -> list[Row]:
             {"id": NUMBERS[name] + 10, "key": f"{name}/put", "video_id": None},
         ],
         uploads: [{"video_id": f"upload of {name}", "blob_id": NUMBERS[name] + 10}],
-        orphans: [{"key": f"{name}/orphan"}],
+        # whose they are is told by the user, by the video, or by the bytes alone
+        orphans: [
+            {"key": f"{name}/orphan", "video_id": None},
+            {"key": f"2 of {name}", "user_id": None},
+            {"key": f"{name}/put", "user_id": None, "video_id": None},
+        ],
+        key_owners: [
+            {"key": f"1 of {name}", "video_id": None},
+            {"key": f"2 of {name}", "user_id": None},
+            {"key": f"{name}/key", "user_id": None, "video_id": None},
+        ],
+        cache_entries: [{}, {"key": f"2 of {name}", "user_id": None}],
+        verdicts: [{"video_id": None}, {"blob_id": NUMBERS[name] + 10, "user_id": None}],
         leases: [{"name": f"video/{of} of {name}"} for of in ("videos", "upload")],
         holds: [
             {"id": f"1 of {name}", "scope": "user", "subject": name},
