@@ -1,0 +1,344 @@
+"""What each read finds where two users have the same rows: those that are asked for, in the state that counts."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+from sqlmodel import SQLModel
+
+from reelkeeper.model import Counts, Notice, Outcome
+from reelkeeper.model.money import Balance, Freed, QuotaUse
+from reelkeeper.store import Session
+from reelkeeper.store.alerts import alerts, outbox, webhooks
+from reelkeeper.store.billing import credit_holds, ledger, quotas
+from reelkeeper.store.core.engine import Clock, transaction
+from reelkeeper.store.jobs import claims, slots
+from reelkeeper.store.lifecycle import backlog, notices, plan_progress, plans, purges, swaps
+from reelkeeper.store.lifecycle.notices import Undelivered
+from reelkeeper.store.tables import videos
+from reelkeeper.store.videos import cache, user_data
+from reelkeeper.store.videos.videos import live_seconds
+from tests.store.two_users import AT, give_rows
+
+Setup = dict[str, dict[str, Any]]  # by table: what all its rows have
+Read = Callable[[Session], object]
+
+VIDEO: Final = "videos of ann"
+OF_ANN, OF_BOB = AT + timedelta(days=1), AT + timedelta(days=2)  # the times in their rows
+LATER: Final = datetime(2099, 1, 1, tzinfo=UTC)
+OWN_MESSAGE: Final[sa.ColumnElement[Any]] = sa.literal_column("notice_id")
+WAITS: Final = {"delivered_at": None, "released_at": None}
+STANDS: Final[Setup] = {"notices": {"ended_at": None}}
+TOLD: Final[Setup] = STANDS | {"notice_deliveries": {"delivered_at": OF_ANN, "released_at": None}}
+HELD_PLAN: Final[sa.ColumnElement[Any]] = sa.literal_column(
+    "CASE name WHEN 'video/videos of ann' THEN 'plan/plans 1' ELSE name END"
+)
+APPLIED: Final[Setup] = {"plans": {"state": "applied", "applied_at": Clock()}, "leases": {"name": HELD_PLAN}}
+OLD_BLOB: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE id WHEN 'operations 1' THEN 1 ELSE 2 END")
+SWAPPED: Final = {"kind": "swap", "state": "done", "old_blob_id": OLD_BLOB, "new_blob_id": 11}
+PURGED: Final[Setup] = {"verdicts": {"outcome": "purged"}, "plans": {"state": "applied"}}
+COMPRESS: Final = {"action": "compress", "outcome": None}
+TO_ANN: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE WHEN id IN (1, 11) THEN 'webhook_endpoints 1' END")
+OPEN: Final[Setup] = {"webhook_endpoints": {"disabled_at": None}}
+QUEUED: Final[Setup] = {"jobs": {"state": "queued", "provider_key": None}}
+
+
+def is_told(*at: datetime) -> Read:
+    """Return which users' videos may be retired at each of these times, where one of them was promised notice."""
+    promised = {"tier of ann": 2}
+    return lambda session: [
+        session.scalars(sa.select(videos.c.user_id).where(notices.given(promised, each))).all() for each in at
+    ]
+
+
+def one_notice(told_at: datetime | None = None, *, is_lost: bool = False) -> dict[str, Notice]:
+    return {VIDEO: Notice(VIDEO, "tier of ann", OF_ANN, told_at, is_lost)}
+
+
+def standing(session: Session) -> object:
+    return notices.standing(session, [VIDEO])
+
+
+CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
+    "a notice that waits to be delivered": (
+        STANDS | {"notice_deliveries": WAITS | {"message_id": OWN_MESSAGE}},
+        standing,
+        one_notice(),
+    ),
+    "a notice whose message is not there any more": (
+        STANDS | {"notice_deliveries": WAITS},
+        standing,
+        one_notice(is_lost=True),
+    ),
+    "a notice whose message was withdrawn": (
+        STANDS | {"notice_deliveries": WAITS | {"message_id": OWN_MESSAGE}, "outbox": {"state": "withdrawn"}},
+        standing,
+        one_notice(is_lost=True),
+    ),
+    "a notice that was delivered": (TOLD, standing, one_notice(OF_ANN)),
+    "a notice that was released": (
+        STANDS | {"notice_deliveries": {"delivered_at": None}},
+        standing,
+        one_notice(OF_ANN),
+    ),
+    "a notice that has ended": ({}, standing, {}),
+    "a notice of a video that is not live": (STANDS | {"videos": {"state": "retired"}}, standing, {}),
+    "notices that each endpoint has not accepted": (
+        STANDS | {"notice_deliveries": WAITS},
+        notices.undelivered,
+        [Undelivered(f"endpoint_id of {name}", 1, at) for name, at in (("ann", OF_ANN), ("bob", OF_BOB))],
+    ),
+    "whose days of notice are over": (
+        TOLD,
+        is_told(OF_ANN + timedelta(days=2), OF_ANN + timedelta(days=2, seconds=-1)),
+        [["ann", "bob"], ["bob"]],
+    ),
+    "who has no notice": ({}, is_told(LATER), [["bob"]]),
+    "who has one of an earlier tier": (TOLD | {"notices": {"ended_at": None, "tier": "x"}}, is_told(LATER), [["bob"]]),
+    "a plan under way": (APPLIED, lambda session: plan_progress.under_way(session, "flow of ann"), "plans 1"),
+    "a plan whose work is over": (
+        APPLIED | {"leases": {"name": HELD_PLAN, "holder": ""}},
+        lambda session: plan_progress.under_way(session, "flow of ann"),
+        None,
+    ),
+    "a plan of yesterday": (
+        APPLIED | {"plans": {"state": "applied"}},
+        lambda session: plan_progress.is_under_way(session, "plans 1"),
+        False,
+    ),
+    "a plan of another flow": (APPLIED, lambda session: plan_progress.under_way(session, "flow of bob"), None),
+    "what a plan has to compress": (
+        {"verdicts": COMPRESS},
+        lambda session: plan_progress.left(session, "plans 1"),
+        (Counts(2, 14), Counts(2, 14)),
+    ),
+    "what a plan has compressed": (
+        {"verdicts": COMPRESS | {"outcome": "compressed"}},
+        lambda session: plan_progress.left(session, "plans 1"),
+        (Counts(0, 0), Counts(2, 14)),
+    ),
+    "items that are not settled": (
+        {"verdicts": COMPRESS},
+        lambda session: [
+            plan_progress.unsettled(session, "plans 1", [1, 2], last_try=last_try) for last_try in (False, True)
+        ],
+        [{1}, set()],
+    ),
+    "items that are tried again": (
+        {"verdicts": COMPRESS | {"outcome": plan_progress.AGAIN}},
+        lambda session: [
+            plan_progress.unsettled(session, "plans 1", [1, 2], last_try=last_try) for last_try in (False, True)
+        ],
+        [set(), {1}],
+    ),
+    "items that a plan names": (
+        {"verdicts": COMPRESS},
+        lambda session: [item.blob_id for items in plans.planned(session, "plans 1", "compress") for item in items],
+        [1, 11],
+    ),
+    "items of another action": ({}, lambda session: [*plans.planned(session, "plans 1", "compress")], []),
+    "a swap that a killed run has done": (
+        {"operations": SWAPPED},
+        lambda session: [swaps.done_before(session, blob_id, "run_id of ann") for blob_id in (1, 2)],
+        [Outcome(VIDEO, "compressed", "outcome of ann", 7, 7, 1), None],
+    ),
+    "a restore that a killed run has done": (
+        {"operations": SWAPPED | {"kind": "restore"}},
+        lambda session: swaps.done_before(session, 1, "run_id of ann"),
+        None,
+    ),
+    "a swap that was given up": (
+        {"operations": SWAPPED | {"state": "abandoned"}},
+        lambda session: swaps.done_before(session, 1, "run_id of ann"),
+        None,
+    ),
+    "bytes whose grace is over": ({"blobs": {"state": "retired"}}, purges.due, Counts(4, 28)),
+    "bytes in their grace": ({"blobs": {"state": "retired", "purge_after": LATER}}, purges.due, Counts(0, 0)),
+    "what purges have freed": (
+        PURGED,
+        lambda session: backlog.freed_by_day(session, OF_BOB),
+        [Freed(OF_ANN.date(), "rule", 14)],
+    ),
+    "what replaced bytes have freed": (
+        PURGED | {"verdicts": {"outcome": "purged", "rule": "replaced", "generation": 6}, "blobs": {"size_bytes": 4}},
+        lambda session: backlog.freed_by_day(session, LATER),
+        [Freed(OF_ANN.date(), "replaced", 10), Freed(OF_BOB.date(), "replaced", 10)],
+    ),
+    "what purges will free": (
+        {"blobs": {"state": "deleting"}},
+        backlog.purging_by_day,
+        {OF_ANN.date(): 14, OF_BOB.date(): 14},
+    ),
+    "live bytes by day and tier": (
+        {"holds": {"released_at": AT}},
+        lambda session: sorted(backlog.live_by_day_and_tier(session, AT), key=repr),
+        [(OF_ANN.date(), "tier of ann", 7), (OF_BOB.date(), "tier of bob", 7)],
+    ),
+    "what was uploaded since a day": (
+        {},
+        lambda session: backlog.uploaded_by_tier(session, date(2026, 1, 4)),
+        {"tier of bob": 7},
+    ),
+    "open alerts, the latest first": (
+        {},
+        lambda session: [one.id for one in alerts.listed(session, everything=False)],
+        ["alerts 2", "alerts 1"],
+    ),
+    "alerts that are over": (
+        {"alerts": {"state": "resolved"}},
+        lambda session: [
+            [one.id for one in alerts.listed(session, everything=everything, limit=1)] for everything in (False, True)
+        ],
+        [[], ["alerts 2"]],
+    ),
+    "alerts of a time": (
+        {"alerts": {"state": "resolved"}},
+        lambda session: [one.id for one in alerts.listed(session, everything=True, during=(OF_ANN, OF_BOB))],
+        ["alerts 1"],
+    ),
+    "alerts by rule": (
+        {},
+        lambda session: [
+            len(alerts.listed(session, everything=True, only="rule")),
+            len(alerts.listed(session, everything=True, but="rule")),
+        ],
+        [2, 0],
+    ),
+    "alerts that concern new findings": (
+        {"alerts": {"state": "resolved"}},
+        lambda session: [
+            len(alerts.related(session, rules, periods))
+            for rules, periods in ((["rule"], ["period"]), (["rule"], ["other"]), (["other"], ["period"]))
+        ],
+        [2, 0, 0],
+    ),
+    "messages that wait": ({}, lambda session: outbox.count_waiting(session)[0], 2),
+    "messages that the second sink does not have": (
+        {"outbox": {"copied_at": None, "attempts": 0}},
+        lambda session: [
+            [number for number, _ in outbox.overdue(session, 60, tried=tried, limit=9)] for tried in (False, True)
+        ],
+        [[1, 2], []],
+    ),
+    "messages of an hour": (
+        {"outbox": {"copied_at": None, "created_at": Clock()}},
+        lambda session: outbox.overdue(session, 3600, tried=False, limit=9),
+        [],
+    ),
+    "messages about alerts that fire": (
+        {"outbox": {"copied_at": None}, "alerts": {"message_id": 2, "is_told": True}},
+        lambda session: [number for number, _ in outbox.uncopied(session, ["rule"])],
+        [2],
+    ),
+    "messages about alerts that were not told": (
+        {"outbox": {"copied_at": None}, "alerts": {"message_id": 2}},
+        lambda session: outbox.uncopied(session, ["rule"]),
+        [],
+    ),
+    "an endpoint's events that wait": (
+        OPEN | {"outbox": {"endpoint_id": TO_ANN}},
+        lambda session: [(one.id, one.waiting, one.given_up) for one in webhooks.listed(session)],
+        [("webhook_endpoints 1", 2, 0), ("webhook_endpoints 2", 0, 0)],
+    ),
+    "an endpoint's events that were given up": (
+        OPEN | {"outbox": {"endpoint_id": TO_ANN, "state": "given_up"}},
+        lambda session: [(one.id, one.waiting, one.given_up) for one in webhooks.listed(session)],
+        [("webhook_endpoints 1", 0, 2), ("webhook_endpoints 2", 0, 0)],
+    ),
+    "endpoints with events to be sent": (
+        OPEN | {"outbox": {"endpoint_id": TO_ANN}},
+        webhooks.due_endpoints,
+        ["webhook_endpoints 1"],
+    ),
+    "an endpoint's events, one of a subject": (
+        OPEN | {"outbox": {"endpoint_id": TO_ANN}},
+        lambda session: [one.message_id for one in webhooks.due(session, "webhook_endpoints 1", 9)],
+        [1],
+    ),
+    "an endpoint's events but those at work": (
+        OPEN | {"outbox": {"endpoint_id": TO_ANN, "subject": None}},
+        lambda session: [one.message_id for one in webhooks.due(session, "webhook_endpoints 1", 9, but=[1])],
+        [11],
+    ),
+    "a user's credits": (
+        {"credit_holds": {"refunded_microusd": 2}},
+        lambda session: [ledger.balance(session, name) for name in ("ann", "eve")],
+        [Balance(7, 7, 5), Balance(0, 0, 0)],
+    ),
+    "a user's bytes": (
+        {},
+        lambda session: [quotas.use_of(session, name) for name in ("ann", "eve")],
+        [QuotaUse("ann", "tier of ann", 7, 7, 7), None],
+    ),
+    "users after another": ({}, lambda session: [one[0] for one in quotas.uses(session, "ann", 9)], ["bob"]),
+    "users that are being erased": ({"users": {"erasing_at": AT}}, lambda session: quotas.uses(session, "", 9), []),
+    "holds and reservations whose time is over": (
+        {},
+        lambda session: (credit_holds.overdue(session), quotas.overdue(session)),
+        ((2, 14), (2, 14)),
+    ),
+    "holds and reservations that last": (
+        {"credit_holds": {"expires_at": LATER}, "reservations": {"expires_at": LATER}},
+        lambda session: (credit_holds.overdue(session), quotas.overdue(session)),
+        ((0, 0), (0, 0)),
+    ),
+    "jobs that wait": (QUEUED, claims.count_states, {"queued": 2}),
+    "jobs that succeeded": ({"jobs": {"state": "succeeded"}}, claims.count_states, {}),
+    "jobs that are begun": (
+        {"jobs": {"state": "running", "lease_until": LATER}},
+        lambda session: [(one.user_id, one.seconds, one.running) for one in claims.begun(session)],
+        [("ann", 0.5, 1), ("bob", 0.5, 1)],
+    ),
+    "jobs of dead workers": (
+        {"jobs": {"state": "running"}},
+        lambda session: (claims.left_behind(session, 1), [one.running for one in claims.begun(session)]),
+        (["jobs 1"], [0, 0]),
+    ),
+    "jobs of living workers": (
+        {"jobs": {"state": "running", "lease_until": LATER}},
+        lambda session: (claims.left_behind(session, 9), claims.running_by_lane(session)),
+        ([], {"lane of ann": 1, "lane of bob": 1}),
+    ),
+    "jobs that ended of late": (
+        {"jobs": {"state": "succeeded", "finished_at": Clock(-50)}},
+        lambda session: [slots.is_any_lately(session, seconds) for seconds in (60, 40)],
+        [True, False],
+    ),
+    "a user's stored videos": (
+        {},
+        lambda session: [
+            [one[0] for one in user_data.stored_videos(session, "ann", after, 9)] for after in ("", VIDEO)
+        ],
+        [[VIDEO], []],
+    ),
+    "a user's videos whose bytes are lost": (
+        {"blobs": {"state": "lost"}},
+        lambda session: user_data.stored_videos(session, "ann", "", 9),
+        [],
+    ),
+    "the length of a video": ({}, lambda session: live_seconds(session, VIDEO), 0.5),
+    "the length of a video that is not live": (
+        {"blobs": {"state": "retired"}},
+        lambda session: live_seconds(session, VIDEO),
+        None,
+    ),
+    "the entries of the cache": ({}, cache.count, (4, 28)),
+    "a video for a request": (
+        {"cache_entries": {"expires_at": None}},
+        lambda session: [cache.peek(session, key) for key in ("key of ann", "key of eve")],
+        [VIDEO, None],
+    ),
+    "a video for a request, of the past": ({}, lambda session: cache.peek(session, "key of ann"), None),
+}
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_a_read_finds_this(sqlite_engine: sa.Engine, what: str) -> None:
+    setup, read, expected = CASES[what]
+    give_rows(sqlite_engine, "ann", "bob")
+    with transaction(sqlite_engine, "test") as session:
+        for table, values in setup.items():
+            session.execute(sa.update(SQLModel.metadata.tables[table]).values(values))
+        assert read(session) == expected
