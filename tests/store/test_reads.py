@@ -12,15 +12,15 @@ from reelkeeper.model import Counts, Notice, Outcome
 from reelkeeper.model.money import Balance, Freed, QuotaUse
 from reelkeeper.store import Session
 from reelkeeper.store.alerts import alerts, outbox, webhooks
-from reelkeeper.store.billing import credit_holds, ledger, quotas
+from reelkeeper.store.billing import credit_holds, job_totals, ledger, quotas
 from reelkeeper.store.core.engine import Clock, transaction
-from reelkeeper.store.jobs import claims, slots
+from reelkeeper.store.jobs import breakers, claims, lanes, queue, slots, vendor_jobs
 from reelkeeper.store.lifecycle import backlog, notices, plan_progress, plans, purges, swaps
 from reelkeeper.store.lifecycle.notices import Undelivered
 from reelkeeper.store.tables import videos
 from reelkeeper.store.videos import cache, user_data
 from reelkeeper.store.videos.videos import live_seconds
-from tests.store.two_users import AT, give_rows
+from tests.store.two_users import AT, give_rows, send_jobs
 
 Setup = dict[str, dict[str, Any]]  # by table: what all its rows have
 Read = Callable[[Session], object]
@@ -331,6 +331,113 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         [VIDEO, None],
     ),
     "a video for a request, of the past": ({}, lambda session: cache.peek(session, "key of ann"), None),
+    "what scopes have spent": (
+        {"job_totals": {"refusals": 0}},
+        lambda session: [
+            sorted(one.scope for one in job_totals.of_kind(session, kind, ["period"], least))
+            for kind, least in (("user", 7), ("user", 8), ("tier", 0))
+        ],
+        [["user:ann", "user:bob"], [], []],
+    ),
+    "scopes that were refused a job": (
+        {},
+        lambda session: [
+            sorted(one.scope for one in found)
+            for found in (
+                job_totals.of_kind(session, "user", ["period"], 8),
+                job_totals.refused(session, ["period"]),
+                job_totals.refused(session, ["another"]),
+            )
+        ],
+        [["user:ann", "user:bob"], ["user:ann", "user:bob"], []],
+    ),
+    "what a scope has in flight": (
+        {"job_totals": {"period": ""}},
+        lambda session: job_totals.flying(session, ["user:ann", "user:eve"]),
+        {"user:ann": job_totals.Flying(7, 7, 7)},
+    ),
+    "reservations that expire but for uploads at work": (
+        {"operations": {"detail": {"reservation": "reservations 1"}}},
+        lambda session: ([one.id for one in quotas.expiring(session, 9)], quotas.is_in_use(session, "reservations 1")),
+        (["reservations 2"], True),
+    ),
+    "reservations that expire after their uploads": (
+        {"operations": {"detail": {"reservation": "reservations 1"}, "state": "done"}},
+        lambda session: ([one.id for one in quotas.expiring(session, 9)], quotas.is_in_use(session, "reservations 1")),
+        (["reservations 1", "reservations 2"], False),
+    ),
+    "jobs that a vendor has": (
+        {},
+        lambda session: ([*lanes.there(session)], len(lanes.occupied(session)), [*lanes.there(session, "other")]),
+        ([("fal", 2, 0)], 2, []),
+    ),
+    "jobs that a vendor has not answered about": (
+        {"vendor_jobs": {"vendor_id": None}},
+        lambda session: [*lanes.there(session, "fal")],
+        [("fal", 0, 2)],
+    ),
+    "jobs that a vendor has ended": (
+        {"vendor_jobs": {"ended_at": AT}},
+        lambda session: ([*lanes.there(session)], lanes.occupied(session)),
+        ([], []),
+    ),
+    "jobs in doubt": (
+        {"jobs": {"state": "parked"}},
+        lambda session: (lanes.parked(session), [*lanes.there(session)]),
+        ({"provider of ann": 1, "provider of bob": 1}, []),
+    ),
+    "jobs that a vendor took of late": (
+        {"vendor_jobs": {"sent_at": Clock(-50)}},
+        lambda session: [
+            lanes.accepted_lately(session, "fal", seconds, "provider_key of ann")[0] for seconds in (60, 40)
+        ],
+        [1, 0],
+    ),
+    "when a job was sent": (
+        {},
+        lambda session: [vendor_jobs.sent_at(session, f"provider_key of {name}") for name in ("ann", "eve")],
+        [AT, None],
+    ),
+    "jobs that were sent in a time": (
+        {},
+        lambda session: [
+            [one.key for one in vendor_jobs.sent_between(session, "fal", first, OF_BOB)] for first in (AT, OF_ANN)
+        ],
+        [["provider_key of ann", "provider_key of bob"], []],
+    ),
+    "the job that makes a video": (
+        {},
+        lambda session: [queue.leader_of(session, f"cache_key of {name}") for name in ("ann", "eve")],
+        ["jobs 1", None],
+    ),
+    "a job that has made its video": (
+        {"jobs": {"state": "succeeded"}},
+        lambda session: (queue.leader_of(session, "cache_key of ann"), queue.unfinished(session, ["hold_id of ann"])),
+        (None, []),
+    ),
+    "a request that is new and whose video is made": (
+        {},
+        lambda session: queue.look(session, "ann", "new", "cache_key of bob"),
+        queue.Existing("tier of ann", None, False, "jobs 2"),
+    ),
+    "a user that is not there": ({}, lambda session: queue.look(session, "eve", "new", "new"), None),
+    "jobs of a hold, and the oldest": (
+        {},
+        lambda session: (
+            queue.unfinished(session, ["hold_id of ann"]),
+            queue.oldest_waiting(session),
+            queue.counted(session),
+        ),
+        (["jobs 1"], OF_ANN, {"queued": 2}),
+    ),
+    "jobs that wait to be sent": (
+        {"jobs": {"provider_key": None}},
+        lambda session: [
+            [one.id for one in breakers.unsent(session, [f"lane of {name}"], ["model"], 9)] for name in ("ann", "eve")
+        ],
+        [["jobs 1"], []],
+    ),
+    "jobs that were sent": ({}, lambda session: breakers.unsent(session, ["lane of ann"], ["model"], 9), []),
 }
 
 
@@ -339,6 +446,7 @@ def test_a_read_finds_this(sqlite_engine: sa.Engine, what: str) -> None:
     setup, read, expected = CASES[what]
     give_rows(sqlite_engine, "ann", "bob")
     with transaction(sqlite_engine, "test") as session:
+        send_jobs(session, "ann", "bob")
         for table, values in setup.items():
             session.execute(sa.update(SQLModel.metadata.tables[table]).values(values))
         assert read(session) == expected

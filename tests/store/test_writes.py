@@ -17,17 +17,17 @@ from reelkeeper.store.alerts import alerts, outbox, webhooks
 from reelkeeper.store.billing import credit_holds, job_totals, ledger, quotas
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.jobs import claims, vendor_jobs
-from reelkeeper.store.lifecycle import doubts, notices, plans, purges, retirements, swaps
+from reelkeeper.store.jobs import breakers, claims, queue, vendor_jobs
+from reelkeeper.store.lifecycle import doubts, notices, plans, purges, restorable, retirements, swaps
 from reelkeeper.store.lifecycle.doubts import Doubt, Suspect
+from reelkeeper.store.lifecycle.restorable import Restorable
 from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.tables import blobs
-from reelkeeper.store.tables import vendor_jobs as sent_jobs
 from reelkeeper.store.videos import cache, holds, in_place, intents, overwrites, uploads
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
 from reelkeeper.store.videos.intents import Intent
-from tests.store.two_users import AT, give_rows
+from tests.store.two_users import AT, give_rows, send_jobs
 
 Write = Callable[[Session], object]
 Setup = dict[str, dict[str, Any]]  # by table: what all its rows have before
@@ -46,6 +46,10 @@ SUSPECT: Final = Suspect(1, VIDEO, None, "sha256 of ann", True, None, None, Fals
 DOUBT: Final = Doubt(1, VIDEO, "ann/key", "live", 7, None, "sha256 of ann", 8, "new etag", "sha256 of ann", AT, AT)
 FINDING: Final = Finding("budget", "total", Severity.CRITICAL, "title", "text")
 
+RESTORABLE: Final = Restorable(
+    VIDEO, "ann", "retired", 7, 1, 1, "ann/key", None, 7, None, is_ours=True, stored_at=None, is_in_place=False
+)
+
 OPEN: Final[Setup] = {"operations": {"state": "open"}, "holds": {"released_at": AT}}
 RETIRED: Final[dict[str, Any]] = {"state": "retired", "retired_at": ..., "purge_after": ..., "run_id": "run"}
 SENT: Final[Setup] = {"outbox": {"endpoint_id": "e", "state": "sent"}}
@@ -54,6 +58,13 @@ DUE_AGAIN: Final[dict[str, Any]] = {"state": "waiting", "due_at": ..., "attempts
 ENDPOINT: Final = "webhook_endpoints 1"
 SENT_JOB: Final = "vendor_jobs provider_key of ann"
 DELETING: Final[Setup] = {"blobs": {"state": "deleting"}}
+
+
+def first_job(session: Session) -> queue.AdmittedJob:
+    job = queue.find(session, "jobs 1")
+    assert job
+    return job
+
 
 CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
     "a copy is stored": (
@@ -431,6 +442,57 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         lambda session: webhooks.note_failure(session, ENDPOINT, "error", in_a_row=True, untried_seconds=60),
         {ENDPOINT: {"failures": 8, "failing_since": ..., "last_error": "error"}},
     ),
+    "a retired video is restored": (
+        {"videos": {"state": "retired"}, "blobs": {"state": "retired"}, "notices": {"ended_at": AT}},
+        lambda session: restorable.bring_back(session, RESTORABLE, "run", GRACE),
+        {
+            VIDEO: {"state": "live", "retired_at": None, "retire_reason": None, "run_id": "run"},
+            "blobs 1": {
+                "state": "live",
+                "retired_at": None,
+                "purge_after": None,
+                "retire_reason": None,
+                "run_id": "run",
+            },
+        },
+    ),
+    "a video that has changed is not restored": (
+        {"videos": {"state": "retired", "generation": 8}, "blobs": {"state": "retired"}},
+        lambda session: restorable.bring_back(session, RESTORABLE, "run", GRACE),
+        {"blobs 1": {"retired_at": ..., "purge_after": ..., "retire_reason": ..., "run_id": "run"}},
+    ),
+    "a swap is undone": (
+        {
+            "videos": {"retired_at": None, "retire_reason": None, "run_id": "before"},
+            "blobs": {"state": sa.literal_column("CASE id WHEN 21 THEN 'retired' ELSE 'live' END")},
+            "notices": {"ended_at": AT},
+        },
+        lambda session: restorable.bring_back(
+            session, RESTORABLE._replace(state="live", wanted_blob_id=21, recipe="r"), "run", GRACE
+        ),
+        {
+            VIDEO: {
+                "blob_id": 21,
+                "generation": 8,
+                "run_id": "run",
+                "refused_recipe": "r",
+                "refused_reason": ...,
+                "refused_at": ...,
+            },
+            "blobs 21": {"state": "live", "run_id": "run"},
+            "blobs 1": RETIRED | {"retire_reason": ...},
+        },
+    ),
+    "a job goes to another vendor": (
+        {"jobs": {"provider_key": None}},
+        lambda session: breakers.move(session, first_job(session), "replicate", 9),
+        {"jobs 1": {"lane": "replicate", "line": None, "quoted_cost_microusd": 9, "due_at": ...}},
+    ),
+    "a dead worker's jobs wait again": (
+        {"jobs": {"state": "running", "provider_key": None}},
+        lambda session: breakers.put_back(session, ["lane of ann"]),
+        {"jobs 1": {"state": "queued", "claimed_by": None, "lease_until": None}},
+    ),
     "a job is claimed": (
         {},
         lambda session: claims.take(session, ["jobs 1"], "worker"),
@@ -464,6 +526,11 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         {},
         lambda session: vendor_jobs.over(session, "provider_key of ann"),
         {SENT_JOB: {"ended_at": ...}},
+    ),
+    "a vendor was done before": (
+        {"vendor_jobs": {"ended_at": AT}},
+        lambda session: vendor_jobs.over(session, "provider_key of ann"),
+        {},
     ),
     "a vendor did not take a job": (
         {},
@@ -535,10 +602,9 @@ def test_a_write_changes_this_and_nothing_else(sqlite_engine: sa.Engine, what: s
     setup, write, expected = CASES[what]
     give_rows(sqlite_engine, "ann", "bob")
     with transaction(sqlite_engine, "test") as session:
+        send_jobs(session, "ann", "bob")
         for number, name in ((1, "ann"), (2, "bob")):
             copy = {"video_id": f"videos of {name}", "key": f"{name}/aside", "state": "pending", "etag": "copied"}
-            sent = {"key": f"provider_key of {name}", "job_id": f"jobs {number}", "provider": "fal", "sent_at": AT}
-            session.execute(sa.insert(sent_jobs).values(sent))
             session.execute(sa.insert(blobs).values(id=20 + number, size_bytes=7, is_ours=True, **copy))
         for table, values in setup.items():
             session.execute(sa.update(SQLModel.metadata.tables[table]).values(values))
