@@ -15,10 +15,10 @@ from reelkeeper.store.alerts import alerts, outbox, webhooks
 from reelkeeper.store.billing import credit_holds, job_totals, ledger, quotas
 from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.jobs import breakers, claims, lanes, queue, slots, vendor_jobs
-from reelkeeper.store.lifecycle import backlog, notices, plan_progress, plans, purges, swaps
+from reelkeeper.store.lifecycle import backlog, doubts, notices, plan_progress, plans, purges, swaps
 from reelkeeper.store.lifecycle.notices import Undelivered
 from reelkeeper.store.tables import videos
-from reelkeeper.store.videos import cache, user_data
+from reelkeeper.store.videos import cache, stock, user_data
 from reelkeeper.store.videos.videos import live_seconds
 from tests.store.two_users import AT, give_rows, send_jobs
 
@@ -156,6 +156,20 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
     ),
     "bytes whose grace is over": ({"blobs": {"state": "retired"}}, purges.due, Counts(4, 28)),
     "bytes in their grace": ({"blobs": {"state": "retired", "purge_after": LATER}}, purges.due, Counts(0, 0)),
+    "retired bytes": (
+        {"blobs": {"state": "retired"}},
+        stock.in_grace,
+        (4, 28, OF_ANN),
+    ),
+    "no retired bytes": ({"blobs": {"state": "gone"}}, stock.in_grace, (0, 0, None)),
+    "blobs at keys that may not be as recorded": (
+        {"blobs": {"is_ours": True}},
+        lambda session: [
+            (key, found.blob_id, found.is_live, found.is_settled)
+            for key, found in doubts.suspects(session, ["ann/key", "ann/put"]).items()
+        ],
+        [("ann/key", 1, True, True)],
+    ),
     "what purges have freed": (
         PURGED,
         lambda session: backlog.freed_by_day(session, OF_BOB),

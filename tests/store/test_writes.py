@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from types import EllipsisType
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from sqlmodel import SQLModel
 from reelkeeper.model import Grace, Outcome, Refusal, StoredObject
 from reelkeeper.model.alerts import EventType, Finding, Severity
 from reelkeeper.model.money import HoldState, ReservationState
+from reelkeeper.model.requests import Upload
 from reelkeeper.store import Session
 from reelkeeper.store.alerts import alerts, outbox, webhooks
 from reelkeeper.store.billing import credit_holds, job_totals, ledger, quotas
@@ -58,6 +60,12 @@ DUE_AGAIN: Final[dict[str, Any]] = {"state": "waiting", "due_at": ..., "attempts
 ENDPOINT: Final = "webhook_endpoints 1"
 SENT_JOB: Final = "vendor_jobs provider_key of ann"
 DELETING: Final[Setup] = {"blobs": {"state": "deleting"}}
+
+
+def first_upload(session: Session) -> Upload:
+    upload = uploads.find(session, "uploads 1")
+    assert upload
+    return upload
 
 
 def first_job(session: Session) -> queue.AdmittedJob:
@@ -143,6 +151,14 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         lambda session: uploads.release(session, ["reservations 1"]),
         {"blobs 11": {"state": "gone", "retire_reason": ...}},
     ),
+    "an upload is no video": (
+        {"blobs": {"run_id": "run"}},
+        lambda session: uploads.refuse(session, first_upload(session), "why", GRACE),
+        {
+            "uploads 1": {"refusal": "why"},
+            "blobs 11": {"state": "retired", "retired_at": ..., "purge_after": ..., "retire_reason": ...},
+        },
+    ),
     "a failed upload is repeated": (
         {},
         lambda session: uploads.make_pending(session, VIDEO, tag="new"),
@@ -167,6 +183,11 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         {"doubts": {"settled_at": None}},
         lambda session: doubts.note(session, SUSPECT, FOUND, "sha"),
         {"doubts 1": {"found_bytes": 8, "found_etag": "new etag", "found_sha256": "sha", "seen_at": ...}},
+    ),
+    "a doubt is not confirmed": (
+        {"doubts": {"settled_at": None}},
+        lambda session: doubts.drop_unseen(session, AT + timedelta(days=2)),
+        {"doubts 1": None},
     ),
     "bytes are recognized": (
         {"blobs": {"sha256": "sha256 of ann"}},
@@ -272,6 +293,15 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         DELETING,
         lambda session: purges.take_back(session, [1], purges.claimed_by(OTHER_LEASE), GRACE),
         {"blobs 1": {"state": "retired", "claimed_at": None, "claim_token": None, "purge_after": ...}},
+    ),
+    "graces begin anew": (
+        {
+            "blobs": {
+                "state": sa.literal_column("CASE id WHEN 1 THEN 'retired' WHEN 11 THEN 'deleting' ELSE 'live' END")
+            }
+        },
+        lambda session: purges.renew_graces(session, GRACE),
+        {key: {"purge_after": ...} for key in ("blobs 1", "blobs 11")},
     ),
     "deletions of a killed run are settled": (
         {"blobs": {"run_id": "run_id of ann"}, "verdicts": {"outcome": None}},

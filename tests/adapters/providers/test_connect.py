@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from reelkeeper.adapters.providers import check_sources, connect
+from reelkeeper.adapters.providers import billing, check_sources, connect
 from reelkeeper.errors import AddressRefused, Misconfigured
 from reelkeeper.model.jobs import Served
 from reelkeeper.settings import Settings
@@ -90,6 +90,14 @@ def test_the_default_model_is_for_the_vendor_of_models_that_the_catalogue_gives_
 def test_incomplete_provider_settings_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(**given)
+
+
+@pytest.mark.parametrize("name", ["openrouter", "fal"])
+def test_an_account_is_read_only_where_the_vendor_is_set_up_and_lists_its_jobs(name: str) -> None:
+    settings = Settings(openrouter_token=KEY, runway_token=KEY)
+    assert billing(settings, "runway")
+    with pytest.raises(Misconfigured):
+        billing(settings, name)
 
 
 def test_hosts_are_read_between_commas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,10 +241,10 @@ def test_an_account_is_read_page_by_page_back_to_its_first_moment(
     ):
         jobs = [{"id": f"p{n}", "status": "succeeded", "at": now - age, **fields} for n, age in enumerate(ages)]
         double.jobs = {str(job["id"]): job for job in jobs}
-    for provider, double, calls in (
-        (FalProvider(TOKEN, url=fal.url, **HOW), fal, 1 + 5),  # the bill, and what was sent
-        (ReplicateProvider(TOKEN, url=replicate.url, **HOW), replicate, 3),
-        (OpenAIProvider(openai.url, TOKEN, **HOW), openai, 3),
+    for provider, double, calls, model in (
+        (FalProvider(TOKEN, url=fal.url, **HOW), fal, 1 + 5, "fal-ai/veo3.1"),  # the bill, and what was sent
+        (ReplicateProvider(TOKEN, url=replicate.url, **HOW), replicate, 3, "a/b"),
+        (OpenAIProvider(openai.url, TOKEN, **HOW), openai, 3, "sora-2"),
     ):
         found = provider.billed(now - timedelta(hours=1), now)
         assert ({str(entry.id).rpartition("/")[2] for entry in found}, len(found)) == (
@@ -252,6 +252,7 @@ def test_an_account_is_read_page_by_page_back_to_its_first_moment(
             210,
         )
         assert double.connections == calls
+        assert {entry.model for entry in found} == {model}
 
 
 def test_an_engine_is_sent_a_form_with_the_image(openai: OpenAIDouble, tmp_path: Path) -> None:

@@ -64,3 +64,4 @@ def test_requests_are_the_same_exactly_when_their_parameters_are(
     entry: dict[str, str | int | None], other: dict[str, str | int | None]
 ) -> None:
     assert (fingerprint(**entry) == fingerprint(**other)) == (entry == other)
+    assert fingerprint(**dict(reversed(entry.items()))) == fingerprint(**entry)
