@@ -17,6 +17,7 @@ from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.jobs import breakers, claims, lanes, queue, slots, vendor_jobs
 from reelkeeper.store.lifecycle import backlog, doubts, notices, plan_progress, plans, purges, swaps
 from reelkeeper.store.lifecycle.notices import Undelivered
+from reelkeeper.store.removals import takedowns
 from reelkeeper.store.tables import videos
 from reelkeeper.store.videos import cache, stock, user_data
 from reelkeeper.store.videos.videos import live_seconds
@@ -59,6 +60,14 @@ def one_notice(told_at: datetime | None = None, *, is_lost: bool = False) -> dic
 
 def standing(session: Session) -> object:
     return notices.standing(session, [VIDEO])
+
+
+def blocked(session: Session) -> object:
+    """Block the bytes of a video; return what is blocked then."""
+    new = takedowns.block(session, takedowns.targets(session, [VIDEO]))
+    again = takedowns.block(session, takedowns.targets(session, [VIDEO]))
+    same = takedowns.videos_with_same_bytes(session, VIDEO)
+    return new, [*again], same, takedowns.find_blocked(session, [1, 2, 11])
 
 
 CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
@@ -156,6 +165,17 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
     ),
     "bytes whose grace is over": ({"blobs": {"state": "retired"}}, purges.due, Counts(4, 28)),
     "bytes in their grace": ({"blobs": {"state": "retired", "purge_after": LATER}}, purges.due, Counts(0, 0)),
+    "bytes that were taken down, elsewhere": (
+        {"blobs": {"sha256": "alike"}},
+        blocked,
+        ({1}, [], ["videos of bob"], {VIDEO: 1, "videos of bob": 2}),
+    ),
+    "bytes that were taken down, and are gone elsewhere": (
+        {"blobs": {"sha256": "alike", "state": "gone"}},
+        blocked,
+        ({1}, [], [], {VIDEO: 1, "videos of bob": 2}),
+    ),
+    "other bytes than those taken down": ({}, blocked, ({1}, [], [], {VIDEO: 1})),
     "retired bytes": (
         {"blobs": {"state": "retired"}},
         stock.in_grace,
@@ -450,6 +470,24 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
             [one.id for one in breakers.unsent(session, [f"lane of {name}"], ["model"], 9)] for name in ("ann", "eve")
         ],
         [["jobs 1"], []],
+    ),
+    "jobs that a vendor may be working on": (
+        {},
+        lambda session: (
+            [breakers.count_begun(session, f"lane of {name}") for name in ("ann", "eve")],
+            breakers.at_work(session, ["jobs 1"]),
+        ),
+        ([1, 0], ["jobs 1"]),
+    ),
+    "jobs that a worker has": (
+        {"jobs": {"state": "running", "provider_key": None}},
+        lambda session: (breakers.count_begun(session, "lane of ann"), breakers.at_work(session, ["jobs 2"])),
+        (1, ["jobs 2"]),
+    ),
+    "jobs that no vendor may be working on": (
+        {"jobs": {"provider_key": None}},
+        lambda session: (breakers.count_begun(session, "lane of ann"), breakers.at_work(session, ["jobs 1"])),
+        (0, []),
     ),
     "jobs that were sent": ({}, lambda session: breakers.unsent(session, ["lane of ann"], ["model"], 9), []),
 }

@@ -1,6 +1,7 @@
 """What each write changes of the rows of one user, a video, a plan or a message: only this, and none of another's."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from types import EllipsisType
@@ -158,6 +159,11 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
             "uploads 1": {"refusal": "why"},
             "blobs 11": {"state": "retired", "retired_at": ..., "purge_after": ..., "retire_reason": ...},
         },
+    ),
+    "an upload is no video and its bytes are gone": (
+        {"blobs": {"state": "gone"}},
+        lambda session: uploads.refuse(session, first_upload(session), "why", GRACE),
+        {"uploads 1": {"refusal": "why"}},
     ),
     "a failed upload is repeated": (
         {},
@@ -537,6 +543,20 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
             }
         },
     ),
+    "a job in doubt is claimed": (
+        {"jobs": {"state": "parked", "started_at": None}},
+        lambda session: claims.take(session, ["jobs 1"], "worker"),
+        {
+            "jobs 1": {
+                "state": "running",
+                "claimed_by": "worker",
+                "lease_token": 8,
+                "lease_until": ...,
+                "line": None,
+                "started_at": ...,
+            }
+        },
+    ),
     "a job goes on": (
         {"jobs": {"state": "running"}},
         lambda session: claims.renew(session, [("jobs 1", 7, 0.25)]),
@@ -627,17 +647,23 @@ def rows(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
             yield key if key.startswith(table.name) else f"{table.name} {key}", dict(row)
 
 
-@pytest.mark.parametrize("what", CASES)
-def test_a_write_changes_this_and_nothing_else(sqlite_engine: sa.Engine, what: str) -> None:
-    setup, write, expected = CASES[what]
-    give_rows(sqlite_engine, "ann", "bob")
-    with transaction(sqlite_engine, "test") as session:
+@contextmanager
+def ready(engine: sa.Engine, setup: Setup) -> Iterator[Session]:
+    give_rows(engine, "ann", "bob")
+    with transaction(engine, "test") as session:
         send_jobs(session, "ann", "bob")
         for number, name in ((1, "ann"), (2, "bob")):
             copy = {"video_id": f"videos of {name}", "key": f"{name}/aside", "state": "pending", "etag": "copied"}
             session.execute(sa.insert(blobs).values(id=20 + number, size_bytes=7, is_ours=True, **copy))
         for table, values in setup.items():
             session.execute(sa.update(SQLModel.metadata.tables[table]).values(values))
+        yield session
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_a_write_changes_this_and_nothing_else(sqlite_engine: sa.Engine, what: str) -> None:
+    setup, write, expected = CASES[what]
+    with ready(sqlite_engine, setup) as session:
         before = dict(rows(session))
         write(session)
         after = dict(rows(session))
@@ -657,3 +683,26 @@ def matches(found: dict[str, Any], expected: dict[str, Any]) -> bool:
     """Compare columns; of those with ... any value has come."""
     any_value = {name for name, value in expected.items() if isinstance(value, EllipsisType)}
     return {name: ... if name in any_value else value for name, value in found.items()} == expected
+
+
+ONCE: Final = (
+    "a hold ends",
+    "a job is due now",
+    "a snooze is ended",
+    "a swap is published",
+    "a swap is refused",
+    "a video points at its new bytes",
+    "an alert is acknowledged",
+    "an endpoint is removed",
+    "credits are captured",
+    "reserved bytes are settled",
+    "a retired video is restored",
+    "a claim is taken back",
+)
+
+
+@pytest.mark.parametrize("what", ONCE)
+def test_a_write_says_whether_it_has_changed_anything(sqlite_engine: sa.Engine, what: str) -> None:
+    setup, write, _ = CASES[what]
+    with ready(sqlite_engine, setup) as session:
+        assert (bool(write(session)), bool(write(session))) == (True, False)

@@ -5,7 +5,7 @@ from datetime import date
 
 import sqlalchemy as sa
 
-from reelkeeper.model.money import Charge
+from reelkeeper.model.money import Charge, Mismatch
 from reelkeeper.store.billing.charge_reports import (
     Settled,
     SkuLine,
@@ -31,8 +31,9 @@ from reelkeeper.store.billing.charges import (
     sums,
     take_turns,
 )
+from reelkeeper.store.billing.recount import mismatches
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import charges
+from reelkeeper.store.tables import charge_days, charges
 from tests.databases import until_waiting
 
 FIRST, SECOND = date(2026, 11, 1), date(2026, 11, 2)
@@ -108,7 +109,9 @@ def test_the_dearest_users_are_apart_from_the_others(engine: sa.Engine) -> None:
     put(engine, *(row for row in ROWS if row.user_id), charge(SECOND, "api", "cid", 7, 6))
     with reading(engine) as session:
         found, others = dearest(session, *MONTH, 2)
+        nothing = dearest(session, date(2026, 12, 1), date(2026, 12, 31), 2)
     assert ([one.key for one in found], others) == (["bob", "ann"], Others(1, 7, 6))  # nothing was left of any user
+    assert nothing == ([], Others(0, 0, 0))
 
 
 def test_a_day_can_be_compared_with_what_it_should_be(engine: sa.Engine) -> None:
@@ -207,3 +210,11 @@ def test_a_late_cost_settles_whether_its_item_is_an_estimate_and_no_other_item(e
             ("api", 5, True),
         ]
         assert rolled_up(session, *MONTH) == [SECOND]
+
+
+def test_a_recount_is_of_the_last_month_with_charges_and_the_one_before(engine: sa.Engine) -> None:
+    days = [date(2026, 9, 30), date(2026, 10, 1), FIRST]
+    put(engine, *(charge(day, "api", "bob", 5) for day in days))
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(charge_days).values(billed_nanousd=6))
+        assert mismatches(session) == [Mismatch("charged", f"2026-{month}/api-standard", 6, 5) for month in (10, 11)]

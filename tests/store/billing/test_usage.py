@@ -54,6 +54,10 @@ def test_joining_a_sampled_figure_leaves_it_sampled(engine: sa.Engine) -> None:
     note(engine, jobs._replace(sampled=True), add=True)
     note(engine, jobs, add=True)
     assert found(engine) == [jobs._replace(quantity=2, sampled=True)]
+    note(engine, jobs)
+    assert found(engine) == [jobs]
+    note(engine, jobs._replace(sampled=True), add=True)
+    assert found(engine) == [jobs._replace(quantity=2, sampled=True)]
 
 
 def test_usage_of_users_and_of_the_account_is_separate(engine: sa.Engine) -> None:

@@ -14,7 +14,7 @@ from reelkeeper.store.removals import erase_rows, erasures
 from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
 from reelkeeper.store.tables import cache_entries, jobs, leases, operations
 from tests.operations.books import make_user
-from tests.store.two_users import Row, give_rows, read_rows
+from tests.store.two_users import AT, Row, give_rows, read_rows
 
 FIGURES: Final = (
     *("quantity", "consumed_quantity", "list_nanousd", "billed_nanousd", "balance_microusd"),
@@ -149,6 +149,8 @@ def test_an_erasure_does_to_every_row_of_the_user_what_is_declared_and_nothing_t
 ) -> None:
     give_rows(sqlite_engine, "ann", "bob")
     with transaction(sqlite_engine, "test") as session:
+        kept = {"key": "3", "user_id": "ann", "video_id": "videos of bob", "cost_microusd": 7, "hits": 0}
+        session.execute(sa.insert(cache_entries).values(kept | {"created_at": AT}))
         erasing = erasures.begin(session, "ann")
     assert erasing
     before, name = read_rows(sqlite_engine), erasing.pseudonym
