@@ -8,14 +8,14 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import SQLModel
 
-from reelkeeper.model import Counts, Notice, Outcome
+from reelkeeper.model import Counts, Done, Notice, Outcome, PlannedRule
 from reelkeeper.model.money import Balance, Freed, QuotaUse
 from reelkeeper.store import Session
 from reelkeeper.store.alerts import alerts, outbox, webhooks
 from reelkeeper.store.billing import credit_holds, job_totals, ledger, quotas
 from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.jobs import breakers, claims, lanes, queue, slots, vendor_jobs
-from reelkeeper.store.lifecycle import backlog, doubts, notices, plan_progress, plans, purges, swaps
+from reelkeeper.store.lifecycle import backlog, doubts, notices, plan_progress, plan_results, plans, purges, swaps
 from reelkeeper.store.lifecycle.notices import Undelivered
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.tables import videos
@@ -176,6 +176,57 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         ({1}, [], [], {VIDEO: 1, "videos of bob": 2}),
     ),
     "other bytes than those taken down": ({}, blocked, ({1}, [], [], {VIDEO: 1})),
+    "what a plan does, by rule": (
+        {},
+        lambda session: plan_results.by_rule(session, "plans 1"),
+        [PlannedRule("action of ann", "rule", 2, 14, 14, 14, "segment of ann")],
+    ),
+    "what a plan does, where no saving is known": (
+        {"verdicts": {"saving_microusd": None}},
+        lambda session: plan_results.by_rule(session, "plans 1"),
+        [PlannedRule("action of ann", "rule", 2, 14, None, 14, "segment of ann")],
+    ),
+    "what a plan has done": (
+        {"verdicts": {"outcome": "compressed", "after_bytes": 3}},
+        lambda session: plan_results.by_outcome(session, "plans 1"),
+        [Done("compressed", 2, 14, 6)],
+    ),
+    "what a plan has not done": (
+        {"verdicts": {"outcome": plan_progress.AGAIN, "after_bytes": None}},
+        lambda session: plan_results.by_outcome(session, "plans 1"),
+        [Done(plan_results.NOT_DONE, 2, 14, 14)],
+    ),
+    "where a plan has failed": (
+        {"verdicts": {"outcome": "failed"}},
+        lambda session: plan_results.failures(session, "plans 1", 1),
+        [Outcome("blob 1", "failed", "outcome_reason of ann", 7, 7, 1)],
+    ),
+    "a plan's items": (
+        {},
+        lambda session: [one.blob_id for one in plan_results.plan_items(session, "plans 1")],
+        [1, 11],
+    ),
+    "videos retired of late": (
+        {"videos": {"retired_at": Clock(-86_000)}},
+        plan_results.retired_in_24h,
+        2,
+    ),
+    "videos retired before": (
+        {"videos": {"retired_at": Clock(-87_000)}},
+        plan_results.retired_in_24h,
+        0,
+    ),
+    "how many videos the last plan left": (
+        {"plans": {"state": "applied", "population": 9}, "verdicts": {"outcome": "retired"}},
+        plan_results.last_population,
+        7,
+    ),
+    "no plan was applied": ({}, plan_results.last_population, None),
+    "the newest plans": (
+        {},
+        lambda session: [(one.id, one.items, one.size_bytes) for one in plan_results.recent_plans(session, limit=1)],
+        [("plans 2", 2, 14)],
+    ),
     "retired bytes": (
         {"blobs": {"state": "retired"}},
         stock.in_grace,

@@ -28,7 +28,7 @@ from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos import cache, holds, in_place, intents, overwrites, uploads
-from reelkeeper.store.videos.conditions import TAKEN_DOWN
+from reelkeeper.store.videos.conditions import DELETED, DELETED_COUNTED, TAKEN_DOWN
 from reelkeeper.store.videos.intents import Intent
 from tests.store.two_users import AT, give_rows, send_jobs
 
@@ -53,6 +53,13 @@ RESTORABLE: Final = Restorable(
     VIDEO, "ann", "retired", 7, 1, 1, "ann/key", None, 7, None, is_ours=True, stored_at=None, is_in_place=False
 )
 
+BOTH: Final = [VIDEO, "videos of bob"]
+MAY_GO: Final[Setup] = {
+    "verdicts": {"action": "retire"},
+    "videos": {"last_viewed_at": None},
+    "holds": {"released_at": AT},
+    "operations": {"state": "done"},
+}
 OPEN: Final[Setup] = {"operations": {"state": "open"}, "holds": {"released_at": AT}}
 RETIRED: Final[dict[str, Any]] = {"state": "retired", "retired_at": ..., "purge_after": ..., "run_id": "run"}
 SENT: Final[Setup] = {"outbox": {"endpoint_id": "e", "state": "sent"}}
@@ -319,6 +326,46 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         lambda session: retirements.retire_blobs(session, [1], AT, run_id="run", grace=GRACE),
         {"blobs 1": RETIRED | {"retire_reason": "why", "retired_at": AT}},
     ),
+    "a plan's video is retired": (
+        MAY_GO,
+        lambda session: retirements.retire_videos(session, "plans 1", BOTH, "run", {}, service_keys=True),
+        {VIDEO: {"state": "retired", "retired_at": ..., "retire_reason": "reason of ann", "run_id": "run"}},
+    ),
+    "a video at the service's key stays": (
+        MAY_GO,
+        lambda session: retirements.retire_videos(session, "plans 1", BOTH, "run", {}, service_keys=False),
+        {},
+    ),
+    "a video that a plan does not retire stays": (
+        MAY_GO | {"verdicts": {"action": "compress"}},
+        lambda session: retirements.retire_videos(session, "plans 1", BOTH, "run", {}, service_keys=True),
+        {},
+    ),
+    "a video is retired that is not asked for": (
+        MAY_GO,
+        lambda session: retirements.retire_videos(session, "plans 1", BOTH[1:], "run", {}, service_keys=True),
+        {},
+    ),
+    "a user deletes a video": (
+        MAY_GO,
+        lambda session: retirements.delete_video(session, VIDEO, "run", is_counted=True),
+        {VIDEO: {"state": "retired", "retire_reason": DELETED_COUNTED, "run_id": "run"}},
+    ),
+    "a user deletes a retired video": (
+        MAY_GO | {"videos": {"state": "retired"}},
+        lambda session: retirements.delete_video(session, VIDEO, "run", is_counted=True),
+        {VIDEO: {"retire_reason": DELETED, "run_id": "run"}},
+    ),
+    "a plan's bytes are claimed": (
+        MAY_GO | {"videos": {"state": "retired"}, "verdicts": {"action": "purge"}, "blobs": {"state": "retired"}},
+        lambda session: purges.claim(session, "plans 1", [1, 2], LEASE, run_id="run", grace=GRACE, service_keys=True),
+        {"blobs 1": {"state": "deleting", "run_id": "run", "claimed_at": ..., "claim_token": 9}},
+    ),
+    "bytes at the service's key are not claimed": (
+        MAY_GO | {"videos": {"state": "retired"}, "verdicts": {"action": "purge"}, "blobs": {"state": "retired"}},
+        lambda session: purges.claim(session, "plans 1", [1, 2], LEASE, run_id="run", grace=GRACE, service_keys=False),
+        {},
+    ),
     "an alert is seen again": (
         {},
         lambda session: alerts.see_again(session, "alerts 1", FINDING, "run", AT, reopened=False),
@@ -404,6 +451,11 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         {},
         lambda session: webhooks.rotate(session, ENDPOINT, "new", 60),
         {ENDPOINT: {"secret": "new", "old_secret": "secret of ann", "old_secret_until": ...}},
+    ),
+    "an endpoint's secret is rotated again": (
+        {"webhook_endpoints": {"old_secret": "b a", "old_secret_until": AT.replace(year=2099)}},
+        lambda session: webhooks.rotate(session, ENDPOINT, "new", 60),
+        {ENDPOINT: {"secret": "new", "old_secret": "secret of ann b", "old_secret_until": ...}},
     ),
     "an endpoint chooses events": (
         {},
