@@ -13,6 +13,8 @@ from reelkeeper.model.money import Balance, Freed, QuotaUse
 from reelkeeper.store import Session
 from reelkeeper.store.alerts import alerts, outbox, webhooks
 from reelkeeper.store.billing import credit_holds, job_totals, ledger, quotas
+from reelkeeper.store.core import former_ids
+from reelkeeper.store.core.audit import Event, append, begun_before
 from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.jobs import breakers, claims, lanes, queue, slots, vendor_jobs
 from reelkeeper.store.lifecycle import backlog, doubts, notices, plan_progress, plan_results, plans, purges, swaps
@@ -21,7 +23,7 @@ from reelkeeper.store.removals import takedowns
 from reelkeeper.store.tables import videos
 from reelkeeper.store.videos import cache, stock, user_data
 from reelkeeper.store.videos.videos import live_seconds
-from tests.store.two_users import AT, give_rows, send_jobs
+from tests.store.two_users import AT
 
 Setup = dict[str, dict[str, Any]]  # by table: what all its rows have
 Read = Callable[[Session], object]
@@ -60,6 +62,11 @@ def one_notice(told_at: datetime | None = None, *, is_lost: bool = False) -> dic
 
 def standing(session: Session) -> object:
     return notices.standing(session, [VIDEO])
+
+
+def events_before(session: Session) -> object:
+    append(session, [Event("adopt", "run", VIDEO)])
+    return [begun_before(session, seconds) for seconds in (60, -60)]
 
 
 def blocked(session: Session) -> object:
@@ -271,6 +278,36 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         lambda session: [one.id for one in alerts.listed(session, everything=False)],
         ["alerts 2", "alerts 1"],
     ),
+    "one alert": (
+        {},
+        lambda session: [
+            found and found.id for found in (alerts.find(session, "alerts 2"), alerts.find(session, "none"))
+        ],
+        ["alerts 2", None],
+    ),
+    "endpoints' addresses": (
+        {},
+        lambda session: (
+            [webhooks.url_of(session, f"webhook_endpoints {number}") for number in (2, 3)],
+            webhooks.urls(session),
+            webhooks.count(session),
+        ),
+        (
+            ["url of bob", None],
+            {"webhook_endpoints 1": "url of ann", "webhook_endpoints 2": "url of bob"},
+            2,
+        ),
+    ),
+    "a user's former ids": (
+        {},
+        lambda session: (
+            former_ids.of_user(session, "ann"),
+            [former_ids.owner(session, name) for name in ("former_ids 2", "ann")],
+            former_ids.known_users(session, ["former_ids 1", "bob", "eve"]),
+        ),
+        (["former_ids 1"], ["bob", None], {"former_ids 1": "ann", "bob": "bob", "eve": "eve"}),
+    ),
+    "the last event before a time": ({}, events_before, [0, 1]),
     "alerts that are over": (
         {"alerts": {"state": "resolved"}},
         lambda session: [
@@ -545,11 +582,9 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_a_read_finds_this(sqlite_engine: sa.Engine, what: str) -> None:
+def test_a_read_finds_this(filled_engine: sa.Engine, what: str) -> None:
     setup, read, expected = CASES[what]
-    give_rows(sqlite_engine, "ann", "bob")
-    with transaction(sqlite_engine, "test") as session:
-        send_jobs(session, "ann", "bob")
+    with transaction(filled_engine, "test") as session:
         for table, values in setup.items():
             session.execute(sa.update(SQLModel.metadata.tables[table]).values(values))
         assert read(session) == expected

@@ -30,7 +30,7 @@ from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos import cache, holds, in_place, intents, overwrites, uploads
 from reelkeeper.store.videos.conditions import DELETED, DELETED_COUNTED, TAKEN_DOWN
 from reelkeeper.store.videos.intents import Intent
-from tests.store.two_users import AT, give_rows, send_jobs
+from tests.store.two_users import AT
 
 Write = Callable[[Session], object]
 Setup = dict[str, dict[str, Any]]  # by table: what all its rows have before
@@ -701,9 +701,7 @@ def rows(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @contextmanager
 def ready(engine: sa.Engine, setup: Setup) -> Iterator[Session]:
-    give_rows(engine, "ann", "bob")
     with transaction(engine, "test") as session:
-        send_jobs(session, "ann", "bob")
         for number, name in ((1, "ann"), (2, "bob")):
             copy = {"video_id": f"videos of {name}", "key": f"{name}/aside", "state": "pending", "etag": "copied"}
             session.execute(sa.insert(blobs).values(id=20 + number, size_bytes=7, is_ours=True, **copy))
@@ -713,9 +711,9 @@ def ready(engine: sa.Engine, setup: Setup) -> Iterator[Session]:
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_a_write_changes_this_and_nothing_else(sqlite_engine: sa.Engine, what: str) -> None:
+def test_a_write_changes_this_and_nothing_else(filled_engine: sa.Engine, what: str) -> None:
     setup, write, expected = CASES[what]
-    with ready(sqlite_engine, setup) as session:
+    with ready(filled_engine, setup) as session:
         before = dict(rows(session))
         write(session)
         after = dict(rows(session))
@@ -754,7 +752,7 @@ ONCE: Final = (
 
 
 @pytest.mark.parametrize("what", ONCE)
-def test_a_write_says_whether_it_has_changed_anything(sqlite_engine: sa.Engine, what: str) -> None:
+def test_a_write_says_whether_it_has_changed_anything(filled_engine: sa.Engine, what: str) -> None:
     setup, write, _ = CASES[what]
-    with ready(sqlite_engine, setup) as session:
+    with ready(filled_engine, setup) as session:
         assert (bool(write(session)), bool(write(session))) == (True, False)

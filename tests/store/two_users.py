@@ -7,7 +7,6 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlmodel import SQLModel
 
-from reelkeeper.store import Session
 from reelkeeper.store.billing import ledger
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.removals.personal_data import FATES, Fate
@@ -146,8 +145,9 @@ def read_rows(engine: sa.Engine) -> dict[str, list[Row]]:
         return {name: sorted(map(dict, rows), key=repr) for name, rows in found.items()}
 
 
-def send_jobs(session: Session, *names: str) -> None:
+def send_jobs(engine: sa.Engine, *names: str) -> None:
     """Write that a vendor has each user's job, which is not over there."""
-    for name in names:
-        sent = {"key": f"provider_key of {name}", "job_id": f"jobs {NUMBERS[name]}", "sent_at": AT}
-        session.execute(sa.insert(vendor_jobs).values(sent | {"provider": "fal", "vendor_id": name}))
+    with transaction(engine, "test") as session:
+        for name in names:
+            sent = {"key": f"provider_key of {name}", "job_id": f"jobs {NUMBERS[name]}", "sent_at": AT}
+            session.execute(sa.insert(vendor_jobs).values(sent | {"provider": "fal", "vendor_id": name}))

@@ -9,7 +9,7 @@ from sqlmodel import SQLModel
 
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.prune_records import KINDS
-from tests.store.two_users import AT, give_rows, send_jobs
+from tests.store.two_users import AT
 
 Setup = dict[str, dict[str, Any]]  # by table: what all its rows have
 
@@ -62,12 +62,10 @@ CASES: Final[list[tuple[str, Setup, list[str]]]] = [
 
 @pytest.mark.parametrize(("table", "setup", "expected"), CASES)
 def test_old_rows_that_nothing_needs_may_be_deleted(
-    sqlite_engine: sa.Engine, table: str, setup: Setup, expected: list[str]
+    filled_engine: sa.Engine, table: str, setup: Setup, expected: list[str]
 ) -> None:
-    give_rows(sqlite_engine, "ann", "bob")
     (kind,) = (kind for kind in KINDS if kind.table.name == table)
-    with transaction(sqlite_engine, "test") as session:
-        send_jobs(session, "ann", "bob")
+    with transaction(filled_engine, "test") as session:
         for name, values in setup.items():
             session.execute(sa.update(SQLModel.metadata.tables[name]).values(values))
         found = session.execute(sa.select(*kind.table.primary_key).where(kind.may_go(CUTOFF)))

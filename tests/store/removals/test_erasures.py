@@ -15,7 +15,7 @@ from reelkeeper.store.removals import at_vendors, erasures
 from reelkeeper.store.removals.at_vendors import Late
 from reelkeeper.store.tables import blobs, holds, jobs, reservations, vendor_erasures, vendor_jobs
 from tests.jobs import waiting
-from tests.store.two_users import AT, give_rows
+from tests.store.two_users import AT
 
 LATER: Final = datetime(2099, 1, 1, tzinfo=UTC)
 HOLD: Final[dict[str, Any]] = {"scope": "user", "subject": "ann", "is_legal": True}
@@ -24,10 +24,9 @@ IDLE: Final[dict[str, Any]] = {"user_id": "ann", "size_bytes": 7, "created_at": 
 
 
 @pytest.fixture
-def session(sqlite_engine: sa.Engine) -> Iterator[Session]:
+def session(filled_engine: sa.Engine) -> Iterator[Session]:
     """A transaction on a store in which two users have a row in every table."""
-    give_rows(sqlite_engine, "ann", "bob")
-    with transaction(sqlite_engine, "test") as session:
+    with transaction(filled_engine, "test") as session:
         yield session
 
 
@@ -115,6 +114,7 @@ def test_an_event_is_the_users_that_it_names_and_of_their_videos_and_bytes(
 @pytest.fixture
 def sent(session: Session) -> Session:
     """Of the job that made a user's video: two attempts, and of another user's one."""
+    session.execute(sa.delete(vendor_jobs))
     session.execute(sa.update(jobs).values(state=JobState.SUCCEEDED, provider_key=sa.literal("2 of ") + jobs.c.user_id))
     rows = [("1 of ann", "jobs 1"), ("2 of ann", "jobs 1"), ("2 of bob", "jobs 2")]
     over = {"provider": "fal", "sent_at": AT, "ended_at": AT}
