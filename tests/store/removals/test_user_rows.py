@@ -170,6 +170,7 @@ def test_an_erasure_does_to_every_row_of_the_user_what_is_declared_and_nothing_t
         assert [{column: row[column] for column in expected[0]} for row in now] == expected, table
         rest = [value for row in now for column, value in row.items() if column not in expected[0]]
         assert "ann" not in repr(rest), table
+        assert name not in repr(rest), table
     assert counted.keys() == goes | {"users"}
     assert after["transfers"][0]["detail"] == {"width": 64}
     assert after["jobs"][0]["request"] == {"model": "model", "prompt": "erased", "width": 64}
@@ -200,3 +201,4 @@ def test_of_a_user_without_rows_only_the_user_is_erased(sqlite_engine: sa.Engine
         erasing = erasures.begin(session, "ann")
         assert erasing
         assert erase_rows.erase(session, erasing, lambda value: value, ["ann"], bool) == {"users": 1}
+        assert (erasures.find(session, erasing.pseudonym), erasures.unfinished(session)) == (None, [])
