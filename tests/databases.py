@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -105,14 +105,20 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
         drop_database(request.getfixturevalue("postgresql"), name)
 
 
-@pytest.fixture
-def sqlite_engine(migrated_file: Path, tmp_path: Path) -> Iterator[sa.Engine]:
-    """A fresh store on SQLite, for suites that need one database only."""
-    path = tmp_path / "store.sqlite3"
-    shutil.copyfile(migrated_file, path)
+@contextmanager
+def opened_copy(file: Path, path: Path) -> Iterator[sa.Engine]:
+    """Open a copy of a SQLite file."""
+    shutil.copyfile(file, path)
     engine = open_engine(f"sqlite:///{path}")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def sqlite_engine(migrated_file: Path, tmp_path: Path) -> Iterator[sa.Engine]:
+    """A fresh store on SQLite, for suites that need one database only."""
+    with opened_copy(migrated_file, tmp_path / "store.sqlite3") as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

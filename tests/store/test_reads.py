@@ -1,4 +1,4 @@
-"""What each read finds where two users have the same rows: those that are asked for, in the state that counts."""
+"""Read a store in which two users have the same rows: a read returns the rows asked for, in the states asked for."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
-from sqlmodel import SQLModel
 
 from reelkeeper.model import Counts, Done, Notice, Outcome, PlannedRule
 from reelkeeper.model.money import Balance, Freed, QuotaUse
@@ -23,21 +22,16 @@ from reelkeeper.store.removals import takedowns
 from reelkeeper.store.tables import videos
 from reelkeeper.store.videos import cache, stock, user_data
 from reelkeeper.store.videos.videos import live_seconds
-from tests.store.two_users import AT
+from tests.store.two_users import AT, HELD_PLAN, VIDEO, Setup, set_values
 
-Setup = dict[str, dict[str, Any]]  # by table: what all its rows have
 Read = Callable[[Session], object]
 
-VIDEO: Final = "videos of ann"
 OF_ANN, OF_BOB = AT + timedelta(days=1), AT + timedelta(days=2)  # the times in their rows
 LATER: Final = datetime(2099, 1, 1, tzinfo=UTC)
 OWN_MESSAGE: Final[sa.ColumnElement[Any]] = sa.literal_column("notice_id")
 WAITS: Final = {"delivered_at": None, "released_at": None}
 STANDS: Final[Setup] = {"notices": {"ended_at": None}}
 TOLD: Final[Setup] = STANDS | {"notice_deliveries": {"delivered_at": OF_ANN, "released_at": None}}
-HELD_PLAN: Final[sa.ColumnElement[Any]] = sa.literal_column(
-    "CASE name WHEN 'video/videos of ann' THEN 'plan/plans 1' ELSE name END"
-)
 APPLIED: Final[Setup] = {"plans": {"state": "applied", "applied_at": Clock()}, "leases": {"name": HELD_PLAN}}
 OLD_BLOB: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE id WHEN 'operations 1' THEN 1 ELSE 2 END")
 SWAPPED: Final = {"kind": "swap", "state": "done", "old_blob_id": OLD_BLOB, "new_blob_id": 11}
@@ -585,6 +579,5 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
 def test_a_read_finds_this(filled_engine: sa.Engine, what: str) -> None:
     setup, read, expected = CASES[what]
     with transaction(filled_engine, "test") as session:
-        for table, values in setup.items():
-            session.execute(sa.update(SQLModel.metadata.tables[table]).values(values))
+        set_values(session, setup)
         assert read(session) == expected

@@ -1,4 +1,4 @@
-"""What each write changes of the rows of one user, a video, a plan or a message: only this, and none of another's."""
+"""Write to a store in which two users have the same rows: a write changes these columns, and no other row."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,13 +30,11 @@ from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos import cache, holds, in_place, intents, overwrites, uploads
 from reelkeeper.store.videos.conditions import DELETED, DELETED_COUNTED, TAKEN_DOWN
 from reelkeeper.store.videos.intents import Intent
-from tests.store.two_users import AT
+from tests.store.two_users import AT, VIDEO, Setup, set_values
 
 Write = Callable[[Session], object]
-Setup = dict[str, dict[str, Any]]  # by table: what all its rows have before
 Changes = dict[str, dict[str, Any] | None]  # by row: the columns that change, ... for any other value; None: it goes
 
-VIDEO: Final = "videos of ann"
 LEASE: Final = Lease("flow/tier_storage", "run", 9)
 OTHER_LEASE: Final = LEASE._replace(token=7)  # of the rows' claims
 GRACE: Final = Grace(7, 14)
@@ -62,6 +60,13 @@ MAY_GO: Final[Setup] = {
 }
 OPEN: Final[Setup] = {"operations": {"state": "open"}, "holds": {"released_at": AT}}
 RETIRED: Final[dict[str, Any]] = {"state": "retired", "retired_at": ..., "purge_after": ..., "run_id": "run"}
+CLAIMED: Final[dict[str, Any]] = {
+    "state": "running",
+    "claimed_by": "worker",
+    "lease_token": 8,
+    "lease_until": ...,
+    "line": None,
+}
 SENT: Final[Setup] = {"outbox": {"endpoint_id": "e", "state": "sent"}}
 STANDS: Final[Setup] = {"notices": {"ended_at": None}, "notice_deliveries": {"delivered_at": None, "released_at": None}}
 DUE_AGAIN: Final[dict[str, Any]] = {"state": "waiting", "due_at": ..., "attempts": 0}
@@ -584,30 +589,12 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
     "a job is claimed": (
         {},
         lambda session: claims.take(session, ["jobs 1"], "worker"),
-        {
-            "jobs 1": {
-                "state": "running",
-                "claimed_by": "worker",
-                "lease_token": 8,
-                "lease_until": ...,
-                "line": None,
-                "attempts": 8,
-            }
-        },
+        {"jobs 1": CLAIMED | {"attempts": 8}},
     ),
     "a job in doubt is claimed": (
         {"jobs": {"state": "parked", "started_at": None}},
         lambda session: claims.take(session, ["jobs 1"], "worker"),
-        {
-            "jobs 1": {
-                "state": "running",
-                "claimed_by": "worker",
-                "lease_token": 8,
-                "lease_until": ...,
-                "line": None,
-                "started_at": ...,
-            }
-        },
+        {"jobs 1": CLAIMED | {"started_at": ...}},
     ),
     "a job goes on": (
         {"jobs": {"state": "running"}},
@@ -705,8 +692,7 @@ def ready(engine: sa.Engine, setup: Setup) -> Iterator[Session]:
         for number, name in ((1, "ann"), (2, "bob")):
             copy = {"video_id": f"videos of {name}", "key": f"{name}/aside", "state": "pending", "etag": "copied"}
             session.execute(sa.insert(blobs).values(id=20 + number, size_bytes=7, is_ours=True, **copy))
-        for table, values in setup.items():
-            session.execute(sa.update(SQLModel.metadata.tables[table]).values(values))
+        set_values(session, setup)
         yield session
 
 

@@ -1,4 +1,4 @@
-"""Give a user a row in every table that an id may move from, or be erased from, and read all these rows back."""
+"""Fill every table that names a user with a row of each user, change these rows, and read them back."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -7,6 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlmodel import SQLModel
 
+from reelkeeper.store import Session
 from reelkeeper.store.billing import ledger
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.removals.personal_data import FATES, Fate
@@ -33,8 +34,13 @@ from reelkeeper.store.tables import (
 from reelkeeper.store.tables.columns import UtcDateTime
 
 Row = dict[str, Any]
+Setup = dict[str, Row]  # by table: the values that all its rows get
 AT: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 NUMBERS: Final = {"ann": 1, "bob": 2}  # of the rows that the database counts
+VIDEO: Final = "videos of ann"
+HELD_PLAN: Final[sa.ColumnElement[Any]] = sa.literal_column(  # the name of a lease
+    f"CASE name WHEN 'video/{VIDEO}' THEN 'plan/plans 1' ELSE name END"
+)
 _NOT_HERE: Final = ("deployment", "audit_events", "policy_versions")  # of nobody, or erased with their salts
 _ALIKE: Final = ("rule", "period", "level", "model")
 
@@ -78,11 +84,8 @@ def _text(column: sa.Column[Any], name: str) -> str:
     if is_alike or column.name in _ALIKE:
         return column.name
     refers = [key.column.table.name for key in column.foreign_keys] + [str(column.table.name)] * (column.name == "id")
-    return (
-        f"{refers[0]} {NUMBERS[name]}"
-        if refers and refers != ["videos"]
-        else f"{(refers or [column.name])[0]} of {name}"
-    )
+    what = refers[0] if refers else column.name
+    return f"{what} {NUMBERS[name]}" if refers and what != "videos" else f"{what} of {name}"
 
 
 def _kinds(table: sa.Table, name: str) -> list[Row]:
@@ -135,6 +138,12 @@ def give_rows(engine: sa.Engine, *names: str) -> None:
                 session.execute(sa.insert(table).values(row))
             session.execute(sa.update(videos).where(videos.c.user_id == name).values(blob_id=NUMBERS[name]))
             ledger.open_accounts(session, name)  # the house's
+
+
+def set_values(session: Session, setup: Setup) -> None:
+    """Set these values in all rows of their tables."""
+    for table, values in setup.items():
+        session.execute(sa.update(SQLModel.metadata.tables[table]).values(values))
 
 
 def read_rows(engine: sa.Engine) -> dict[str, list[Row]]:

@@ -67,7 +67,7 @@ def why_behind(engine: Engine, bucket: "Bucket | None") -> str | None:
 
 
 class _Known(NamedTuple):
-    """What the store records of itself: why it may be a copy, why it was behind, and its last confirmed epoch."""
+    """Record of the store's own state: why it may be a copy, why it was behind, and its last confirmed epoch."""
 
     away: str | None
     behind: str | None

@@ -152,8 +152,11 @@ def test_late_costs_of_the_month_before_are_added_to_it_as_long_as_the_next_is_n
     books.add(late)
     for _ in range(2):  # once, however often it is charged
         charge(books.engine, BOOK, noon(today))
-        now, _ = recorded(books.engine, MAY)
-        found, before, made = map(by_user, (now, lines, books.expected(MAY, today)))
+        now, of_days = recorded(books.engine, MAY)
+        expected = books.expected(MAY, today)
+        made_by_day = {key: cost for key, cost in by_day(expected).items() if "clips" in key[1]}
+        assert {key: cost for key, cost in of_days.items() if "clips" in key[1]} == made_by_day
+        found, before, made = map(by_user, (now, lines, expected))
         assert found == {key: (made if "clips" in key[1] else before)[key] for key in made.keys() | before.keys()}
         assert sum(row.billed_nanousd for row in now) - sum(row.billed_nanousd for row in lines) == -12_345_000
 

@@ -1,4 +1,4 @@
-"""Whether a vendor's statement of a job's cost is believed, and when people are told that the book is wrong."""
+"""Judge the cost that a vendor reports for a job: whether it is believed, and when a wrong price is reported."""
 
 import pytest
 

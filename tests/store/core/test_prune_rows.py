@@ -1,26 +1,20 @@
-"""Which old rows of each kind may be deleted, where two users have the same rows of two days."""
+"""Choose the old rows of each kind that may be deleted, where two users have the same rows on two days."""
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import sqlalchemy as sa
-from sqlmodel import SQLModel
 
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.prune_records import KINDS
-from tests.store.two_users import AT
-
-Setup = dict[str, dict[str, Any]]  # by table: what all its rows have
+from tests.store.two_users import AT, HELD_PLAN, Setup, set_values
 
 CUTOFF: Final = AT + timedelta(days=2)  # after ann's rows, and of the moment of bob's
 PURGED: Final[Setup] = {"blobs": {"state": "gone"}, "operations": {"state": "done"}}
 APPLIED: Final[Setup] = {"plans": {"flow": "tier_storage", "state": "applied"}}
 ENDED: Final[Setup] = {"jobs": {"state": "succeeded"}}
 TOLD: Final[Setup] = {"outbox": {"state": "sent"}, "alerts": {"message_id": None}}
-HELD_PLAN: Final[sa.ColumnElement[Any]] = sa.literal_column(
-    "CASE name WHEN 'video/videos of ann' THEN 'plan/plans 1' ELSE name END"
-)
 
 CASES: Final[list[tuple[str, Setup, list[str]]]] = [
     ("outbox", TOLD, ["1", "11"]),
@@ -66,7 +60,6 @@ def test_old_rows_that_nothing_needs_may_be_deleted(
 ) -> None:
     (kind,) = (kind for kind in KINDS if kind.table.name == table)
     with transaction(filled_engine, "test") as session:
-        for name, values in setup.items():
-            session.execute(sa.update(SQLModel.metadata.tables[name]).values(values))
+        set_values(session, setup)
         found = session.execute(sa.select(*kind.table.primary_key).where(kind.may_go(CUTOFF)))
         assert sorted(" ".join(map(str, row)) for row in found) == expected

@@ -1,4 +1,4 @@
-"""What is read of a user before an erasure is theirs alone, and what each vendor is asked for is answered once."""
+"""Read only the user's own rows before an erasure, and ask each vendor for each deletion until it has answered."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

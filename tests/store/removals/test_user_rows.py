@@ -14,7 +14,7 @@ from reelkeeper.store.removals import erase_rows, erasures
 from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
 from reelkeeper.store.tables import cache_entries, jobs, leases, operations
 from tests.operations.books import make_user
-from tests.store.two_users import AT, Row, give_rows, read_rows
+from tests.store.two_users import AT, Row, read_rows
 
 FIGURES: Final = (
     *("quantity", "consumed_quantity", "list_nanousd", "billed_nanousd", "balance_microusd"),
@@ -40,30 +40,28 @@ def joined(table: str, rows: Iterable[Row]) -> list[Row]:
     return sorted(found.values(), key=repr)
 
 
-def test_a_rename_moves_every_row_of_the_user_and_none_of_another(sqlite_engine: sa.Engine) -> None:
-    give_rows(sqlite_engine, "ann", "bob")
-    before = read_rows(sqlite_engine)
-    with transaction(sqlite_engine, "test") as session:
+def test_a_rename_moves_every_row_of_the_user_and_none_of_another(filled_engine: sa.Engine) -> None:
+    before = read_rows(filled_engine)
+    with transaction(filled_engine, "test") as session:
         counted = rename_rows.count(session, "ann")
         rename_rows.move(session, "ann", "anna")
     expected = {name: [moved(row, "anna") for row in rows] for name, rows in before.items()}
     touched = {name: sum(row not in rows for row in expected[name]) for name, rows in before.items()}
     assert counted == {name: count for name, count in touched.items() if count and name not in {"users", "accounts"}}
     expected["former_ids"].append({"id": "ann", "user_id": "anna"})
-    assert read_rows(sqlite_engine) == {name: sorted(rows, key=repr) for name, rows in expected.items()}
+    assert read_rows(filled_engine) == {name: sorted(rows, key=repr) for name, rows in expected.items()}
 
 
-def test_two_users_who_become_one_have_the_rows_of_both_and_the_sums_of_their_figures(sqlite_engine: sa.Engine) -> None:
-    give_rows(sqlite_engine, "ann", "bob")
-    before = read_rows(sqlite_engine)
-    with transaction(sqlite_engine, "test") as session:
+def test_two_users_who_become_one_have_the_rows_of_both_and_the_sums_of_their_figures(filled_engine: sa.Engine) -> None:
+    before = read_rows(filled_engine)
+    with transaction(filled_engine, "test") as session:
         rename_rows.move(session, "ann", "bob")
     expected = {
         name: [moved(row, "bob") for row in sorted(rows, key=lambda row: "ann" in repr(row))]
         for name, rows in before.items()
     }
     expected["former_ids"].append({"id": "ann", "user_id": "bob"})
-    assert read_rows(sqlite_engine) == {name: joined(name, rows) for name, rows in expected.items()}
+    assert read_rows(filled_engine) == {name: joined(name, rows) for name, rows in expected.items()}
 
 
 @pytest.mark.parametrize(
@@ -80,10 +78,9 @@ def test_two_users_who_become_one_have_the_rows_of_both_and_the_sums_of_their_fi
     ],
 )
 def test_a_rename_waits_for_runs_that_may_change_rows_of_either_user(
-    sqlite_engine: sa.Engine, lease: str, *, prevents: bool
+    filled_engine: sa.Engine, lease: str, *, prevents: bool
 ) -> None:
-    give_rows(sqlite_engine, "ann", "bob")
-    with transaction(sqlite_engine, "test") as session:
+    with transaction(filled_engine, "test") as session:
         ended, at_work = sa.update(operations).values(state="done"), jobs.c.user_id == "bob"
         session.execute(ended.where(operations.c.video_id == "videos of ann"))
         assert rename_rows.why_not(session, "ann", "anna") is None
@@ -100,19 +97,17 @@ def test_a_rename_waits_for_runs_that_may_change_rows_of_either_user(
         assert (rename_rows.why_not(session, "ann", "bob") is not None) == prevents
 
 
-def test_two_users_with_a_job_of_one_idempotency_key_do_not_become_one(sqlite_engine: sa.Engine) -> None:
-    give_rows(sqlite_engine, "ann", "bob")
-    with transaction(sqlite_engine, "test") as session:
+def test_two_users_with_a_job_of_one_idempotency_key_do_not_become_one(filled_engine: sa.Engine) -> None:
+    with transaction(filled_engine, "test") as session:
         session.execute(sa.update(operations).values(state="done"))
         session.execute(sa.update(jobs).values(client_key="alike"))
         assert rename_rows.why_not(session, "ann", "bob")
         assert rename_rows.why_not(session, "ann", "anna") is None
 
 
-def test_keys_of_the_cache_move_where_the_new_one_is_free(sqlite_engine: sa.Engine) -> None:
-    give_rows(sqlite_engine, "ann", "bob")
+def test_keys_of_the_cache_move_where_the_new_one_is_free(filled_engine: sa.Engine) -> None:
     keys = sa.union(sa.select(jobs.c.cache_key), sa.select(cache_entries.c.key))
-    with transaction(sqlite_engine, "test") as session:
+    with transaction(filled_engine, "test") as session:
         before = {*session.scalars(keys)}
         moves = {"cache_key of ann": "cache_key of bob", "key of ann": "key of bob"}
         rename_rows.move_cache_keys(session, moves)
@@ -145,19 +140,18 @@ def left(table: str, row: Row, pseudonym: str) -> Row:
 
 
 def test_an_erasure_does_to_every_row_of_the_user_what_is_declared_and_nothing_to_anothers(
-    sqlite_engine: sa.Engine,
+    filled_engine: sa.Engine,
 ) -> None:
-    give_rows(sqlite_engine, "ann", "bob")
-    with transaction(sqlite_engine, "test") as session:
+    with transaction(filled_engine, "test") as session:
         kept = {"key": "3", "user_id": "ann", "video_id": "videos of bob", "cost_microusd": 7, "hits": 0}
         session.execute(sa.insert(cache_entries).values(kept | {"created_at": AT}))
         erasing = erasures.begin(session, "ann")
     assert erasing
-    before, name = read_rows(sqlite_engine), erasing.pseudonym
-    with transaction(sqlite_engine, "test") as session:
+    before, name = read_rows(filled_engine), erasing.pseudonym
+    with transaction(filled_engine, "test") as session:
         clean = partial(cleaned, pseudonym=name)
         counted = erase_rows.erase(session, erasing, clean, ["ann"], lambda said: "ann" in repr(said))
-    after = read_rows(sqlite_engine)
+    after = read_rows(filled_engine)
     goes = {table for table in before if isinstance(FATES[table], Fate)} | {"leases"}
     for table, rows in before.items():
         mine = [row for row in rows if "ann" in repr(row)]
@@ -176,13 +170,12 @@ def test_an_erasure_does_to_every_row_of_the_user_what_is_declared_and_nothing_t
     assert after["jobs"][0]["request"] == {"model": "model", "prompt": "erased", "width": 64}
 
 
-def test_an_erasure_replaces_the_name_in_texts_of_others(sqlite_engine: sa.Engine) -> None:
-    give_rows(sqlite_engine, "ann", "bob")
+def test_an_erasure_replaces_the_name_in_texts_of_others(filled_engine: sa.Engine) -> None:
     texts = [
-        (table, names) for table, names in (*NOTES.items(), *searched().items()) if table in read_rows(sqlite_engine)
+        (table, names) for table, names in (*NOTES.items(), *searched().items()) if table in read_rows(filled_engine)
     ]
     told = [(table, name) for table, names in texts for name in names if table not in {"outbox", "transfers"}]
-    with transaction(sqlite_engine, "test") as session:
+    with transaction(filled_engine, "test") as session:
         for table, name in told:
             column = SQLModel.metadata.tables[table].c[name]
             more = {"text": "with ann"} if isinstance(column.type, sa.JSON) else column.concat(" with ann")
@@ -190,7 +183,7 @@ def test_an_erasure_replaces_the_name_in_texts_of_others(sqlite_engine: sa.Engin
         erasing = erasures.begin(session, "ann")
         assert erasing
         erase_rows.erase(session, erasing, partial(cleaned, pseudonym=erasing.pseudonym), ["ann"], bool)
-    after = read_rows(sqlite_engine)
+    after = read_rows(filled_engine)
     for table, name in told:
         assert f"with {erasing.pseudonym}" in repr([row[name] for row in after[table] if "bob" in repr(row)]), table
 
