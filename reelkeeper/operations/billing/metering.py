@@ -126,9 +126,9 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, i
         computed = compute_charges(account, book, month, today)
         rolled_up = set(charges.rolled_up(session, month, end))
         recorded = charge_reports.settled(session, month, end)
-        if is_over:
-            computed = [cost for cost in computed if cost.day in rolled_up and cost.item.service in MAKING]
-            recorded = [line for line in recorded if line.day in rolled_up and line.service in MAKING]
+        if is_over:  # each of its days is rolled up, or was never charged
+            computed = [cost for cost in computed if cost.item.service in MAKING]
+            recorded = [line for line in recorded if line.service in MAKING]
         stale = _stale(computed, recorded) | ({today} & {cost.day for cost in computed})
         stale |= rolled_up & set(usage.days_of_users(session, month, end))  # of a user, and learned late
         open_days = [] if is_over else charges.open_before(session, today - CHANGES_FOR)
@@ -139,9 +139,10 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, i
         of_day = [cost for cost in computed if cost.day == day]
         with transaction(engine, "charges.replace") as session:
             charges.take_turns(session)
+            settled = charge_reports.settled(session, day, day)
             # guard charges.rolled_up_once: two runs that roll up a day charge it twice
-            if charges.rolled_up(session, day, day):
-                changes = _changes(of_day, charge_reports.settled(session, day, day), is_over=is_over)
+            if charges.rolled_up(session, day, day) or (is_over and not settled):
+                changes = _changes(of_day, settled, is_over=is_over)
                 charges.adjust(session, day, share(changes, usage.take_of_users(session, day), tiers, book))
             elif day in over:
                 charges.replace(session, [day], share(of_day, usage.take_of_users(session, day), tiers, book))

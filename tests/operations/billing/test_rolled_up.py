@@ -161,6 +161,28 @@ def test_late_costs_of_the_month_before_are_added_to_it_as_long_as_the_next_is_n
         assert sum(row.billed_nanousd for row in now) - sum(row.billed_nanousd for row in lines) == -12_345_000
 
 
+def test_a_late_cost_is_charged_on_a_day_on_which_nothing_was_before(books: Books) -> None:
+    """A job of that day was still in doubt, and the next month began."""
+    for number in range(8):
+        day = FIRST + number * ONE_DAY
+        books.add(Used(day, Metric.STORED_BYTES, 12 * GB, "", StorageClass.STANDARD))
+        charge(books.engine, BOOK, noon(day))
+    today = FIRST + 8 * ONE_DAY  # 5 June
+    late = date(2026, 5, 26)
+    for cost in (30_000, -10_000):
+        for name in ("", "ann"):
+            books.add(Used(late, Metric.JOB_MICROUSD, cost, "veo", user_id=name, provider="fal"))
+        for _ in range(2):
+            charge(books.engine, BOOK, noon(today))
+            lines, of_days = recorded(books.engine, MAY)
+            expected = books.expected(MAY, today)
+            assert by_user(lines) == by_user(expected)
+            assert of_days == by_day(expected)
+            assert of_days[late, "clips-fal:veo"] == (30_000_000 if cost > 0 else 20_000_000)
+            with reading(books.engine) as session:
+                assert late not in charges.open_before(session, today)
+
+
 def test_by_user_and_day_only_the_days_are_kept_that_may_still_change(books: Books) -> None:
     for number in range(9):
         books.live(FIRST + number * ONE_DAY)
