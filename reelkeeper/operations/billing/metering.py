@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import SchemaError, TokenRefused, UsageUnknown
-from reelkeeper.model.money import NANO_IN_MICRO, Metric, UsageSource, end_of_month
+from reelkeeper.model.money import NANO_IN_MICRO, Metric, UsageSource, end_of_month, next_month
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
 from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, LineItem, compute_charges, share
@@ -78,14 +78,14 @@ def collect(engine: Engine, client: Client | None, as_of: datetime) -> Collected
 
 
 def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
-    """Charge the month of `as_of` and the one before it, and roll up days that are over; returns the days charged.
+    """Charge the month of `as_of` and those before it, and roll up days that are over; returns the days charged.
 
-    The month before has the prices that were in force at its end: those of the new month do not change its bill. Where
+    A month before has the prices that were in force at its end: those of a new month do not change its bill. Where
     this version of Reelkeeper cannot read them, its bill stays as it is.
     """
     day = as_of.date()
     month = day.replace(day=1)
-    charged = _charge_month_before(engine, month, day)
+    charged = sum(_charge_earlier(engine, each, day) for each in _months_before(engine, month))
     charged += charge_month(engine, book, month, day)
     with reading(engine) as session:
         left = charges.open_before(session, day - CHANGES_FOR)  # by an earlier version
@@ -97,21 +97,34 @@ def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
     return charged
 
 
-def _charge_month_before(engine: Engine, month: date, today: date) -> int:
-    last = month - _ONE_DAY
-    before = last.replace(day=1)
+def _months_before(engine: Engine, month: date) -> Iterator[date]:
+    """Yield the month before `month`, and first those since the last charged day: no run may have charged them."""
+    before = (month - _ONE_DAY).replace(day=1)
     with reading(engine) as session:
-        if not any(usage.days(session, before, last, metrics=CHARGED, of_users=False)):
+        last = charge_reports.last_day(session) or before
+    # guard charges.months: months in which the flow was paused are missing from the bill for ever
+    each = min(last.replace(day=1), before)
+    while each < month:
+        yield each
+        each = next_month(each)
+
+
+def _charge_earlier(engine: Engine, month: date, today: date) -> int:
+    end = next_month(month)
+    last = end - _ONE_DAY
+    with reading(engine) as session:
+        if not any(usage.days(session, month, last, metrics=CHARGED, of_users=False)):
             return 0
         try:
-            earlier = policies.at(session, versions.before(session, datetime.combine(month, time(), UTC)))
+            earlier = policies.at(session, versions.before(session, datetime.combine(end, time(), UTC)))
         # guard charges.earlier_prices: for a month nothing is charged, and no budget alerts, after an upgrade
         except SchemaError as error:
-            _log.warning("the bill of %s stays as it is, and gets no late charges: %s", f"{before:%Y-%m}", error)
+            _log.warning("the bill of %s stays as it is, and gets no late charges: %s", f"{month:%Y-%m}", error)
             return 0
-        is_open = any(each >= before for each in charges.open_before(session, month))
-    is_over = today - CHANGES_FOR >= month and not is_open
-    return charge_month(engine, earlier.book, before, today, is_over=is_over)
+        is_open = any(month <= each <= last for each in charges.open_before(session, end))
+        is_whole = bool(charge_reports.settled(session, last, last))
+    is_over = today - CHANGES_FOR >= end and is_whole and not is_open
+    return charge_month(engine, earlier.book, month, today, is_over=is_over)
 
 
 def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, is_over: bool = False) -> int:

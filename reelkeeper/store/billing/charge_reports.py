@@ -110,6 +110,11 @@ def by_month(session: Session, first: date, last: date) -> dict[date, int]:
     return {day: int(billed) for day, billed in rows if day.day == 1}
 
 
+def last_day(session: Session) -> date | None:
+    """Return the last day with charges; None: nothing was charged yet."""
+    return session.execute(sa.select(sa.func.max(charge_days.c.day))).scalar()
+
+
 def settled(session: Session, first: date, last: date) -> list[Settled]:
     """Sum the charges of each day from `first` to `last` by billed item."""
     of = charge_days.c

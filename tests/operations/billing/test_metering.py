@@ -279,9 +279,13 @@ def test_the_month_before_is_charged_too_while_its_last_days_may_change(store: s
 
 @pytest.mark.parametrize(("day", "is_open"), [(2, True), (3, False)])
 def test_the_last_days_of_a_month_may_change_for_two_days(store: sa.Engine, day: int, is_open: bool) -> None:
-    note(store, stored(30, 5))
-    charge(store, BOOK, datetime(2026, 7, day, 1, tzinfo=UTC))
-    assert any(item.day.month == 6 for item in charges(store, JUNE)) == is_open
+    note(store, stored(30, 500))
+    for each in range(1, day + 1):
+        charge(store, BOOK, datetime(2026, 7, each, 1, tzinfo=UTC))
+    before, *_ = by_day(store, JUNE)
+    note(store, stored(30, 700))
+    charge(store, BOOK, datetime(2026, 7, day, 2, tzinfo=UTC))
+    assert (by_day(store, JUNE)[0] != before) == is_open
 
 
 @pytest.mark.parametrize(("day", "is_known"), [(25, True), (24, False)])

@@ -183,6 +183,25 @@ def test_a_late_cost_is_charged_on_a_day_on_which_nothing_was_before(books: Book
                 assert late not in charges.open_before(session, today)
 
 
+@pytest.mark.parametrize(
+    "again", [date(2026, 7, 10), pytest.param(date(2026, 8, 5), marks=pytest.mark.long("70 days"))]
+)
+def test_months_that_no_run_charged_are_charged_once_it_runs_again(books: Books, again: date) -> None:
+    """A person had paused the schedule, and videos were made."""
+    days = [FIRST + number * ONE_DAY for number in range((again - FIRST).days + 1)]
+    for day in days:
+        books.live(day)
+        if day < date(2026, 5, 30) or day == again:
+            charge(books.engine, BOOK, noon(day))
+    for _ in range(4):  # days that are over are rolled up some at a time
+        charge(books.engine, BOOK, noon(again))
+    for month in months(FIRST, again):
+        lines, of_days = recorded(books.engine, month)
+        expected = books.expected(month, again)
+        assert of_days == by_day(expected)
+        assert by_user(lines) == by_user(expected)
+
+
 def test_by_user_and_day_only_the_days_are_kept_that_may_still_change(books: Books) -> None:
     for number in range(9):
         books.live(FIRST + number * ONE_DAY)
