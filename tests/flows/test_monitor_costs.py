@@ -15,8 +15,8 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.spend.budget import Budget, BudgetPolicy, Period
 from reelkeeper.settings import settings
 from reelkeeper.store.billing.usage import record
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import alerts, charges, outbox, usage_days
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.tables import alerts, charges, heartbeats, outbox, usage_days
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble
 from tests.flows.scenes import KEPT_TABLES, Scene
 from tests.reading import DRAWN, as_read
@@ -96,6 +96,20 @@ def test_a_run_counts_charges_and_tells_once(spending: Scene) -> None:
     again = monitor_costs(MONTHLY, dry_run=False)
     assert (again.found, again.news) == (report.found, 0)
     assert messages(spending) == 2
+
+
+@pytest.mark.long
+def test_a_budget_that_was_exceeded_while_the_flow_did_not_run_is_told(spending: Scene) -> None:
+    monitor_costs(MONTHLY, dry_run=False)
+    jobs(spending.engine, MANY, ago(3))
+    with transaction(spending.engine, "test") as session:
+        session.execute(sa.update(heartbeats).values(last_ok_at=Clock(-4 * 86_400)))
+    monitor_costs(MONTHLY, dry_run=False)
+    assert ("budget", "total", f"{ago(3)}", "100", "firing") in told(spending)
+    count = messages(spending)
+    monitor_costs(MONTHLY, dry_run=False)
+    assert messages(spending) == count
+    assert ("budget", "total", f"{ago(3)}", "100", "firing") not in told(spending)
 
 
 @pytest.mark.long

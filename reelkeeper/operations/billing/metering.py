@@ -176,6 +176,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
     """
     today = as_of.date()
     with reading(engine) as session:
+        checked = deployment.beats(session).get("monitor_costs")
         return Spent(
             charge_reports.by_scope(session, first, today, users),
             forecasts.latest(session, as_of),
@@ -183,6 +184,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
             trouble,
             limits.uses(session, policies.in_force(session).policies.admission, as_of),
             job_totals.by_day(session, ("provider", "model"), first, today),
+            checked and checked.last_ok_at.date(),
         )
 
 

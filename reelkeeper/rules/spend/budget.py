@@ -111,17 +111,20 @@ class Span(NamedTuple):
         return f"{'Daily' if self.budget.period is Period.DAY else 'Monthly'} budget{whose}"
 
 
-def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -> list[Finding]:
+def findings(
+    charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime, since: date | None = None
+) -> list[Finding]:
     """Report the crossed budgets, each at its highest level.
 
     Args:
-        charges: of today, of this month, and of yesterday and its month, in any order.
+        charges: of the days from the earlier of yesterday and `since`, with their months, to today, in any order.
         policy: the budgets.
         as_of: now; its UTC day is not over yet.
+        since: the day on which they were last checked.
 
     """
     found = []
-    for span in spans(charges, policy, as_of):
+    for span in spans(charges, policy, as_of, since):
         least = 1 if as_of.date() <= span.last else FULL  # of a past period, only an excess is news
         levels = [level for level in policy.levels_percent if level >= least]
         crossed = [level for level in levels if span.spent * FULL >= span.limit * level]
@@ -129,12 +132,18 @@ def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -
     return found
 
 
-def spans(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -> Iterator[Span]:
-    """Return each budget with its spend in today's period, and in yesterday's if that differs."""
+def spans(
+    charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime, since: date | None = None
+) -> Iterator[Span]:
+    """Return each budget with its spend in today's period, and in those of yesterday and since `since` that differ."""
     charges, today = list(charges), as_of.date()
+    # guard spend.since: what was overspent while the flow did not run for days is never told
+    first = min(since or today, today - _A_DAY)
+    days = [first + number * _A_DAY for number in range((today - first).days + 1)]
     for budget in policy.all_budgets():
         own = [charge for charge in charges if _belongs(charge, budget.scope)]
-        yield from {span.name: span for day in (today - _A_DAY, today) if (span := _span(budget, day, own))}.values()
+        chosen = days if budget.period is Period.DAY else sorted({day.replace(day=1) for day in days})
+        yield from (_span(budget, day, own) for day in chosen)
 
 
 def _belongs(charge: Charge, scope: str) -> bool:

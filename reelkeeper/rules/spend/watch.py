@@ -33,6 +33,7 @@ class Spent:
     trouble: str = ""  # why Cloudflare did not answer, if it was asked
     limits: Sequence[LimitUse] = ()  # the limits of new jobs, and their use
     jobs: Sequence[JobTotal] = ()  # the daily totals of each provider and model
+    since: date | None = None  # the day of the last check
 
 
 class CostLine(NamedTuple):
@@ -61,7 +62,7 @@ class CostsReport(RunReport):
 def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: datetime) -> list[Finding]:
     """Evaluate every rule."""
     return [
-        *budget.findings(spent.charges, budgets, as_of),
+        *budget.findings(spent.charges, budgets, as_of, spent.since),
         *limits.findings(spent.limits),
         *breach.findings(spent.charges, budgets, as_of, spent.forecasts),
         *anomaly.findings(spent.charges, oddness, as_of, spent.jobs),

@@ -77,6 +77,27 @@ def test_yesterday_is_checked_again_as_its_last_usage_arrives_late() -> None:
     assert crossed([charge("12", ago(2))], DAILY) == []
 
 
+def test_all_days_and_months_since_the_last_check_are_checked() -> None:
+    charges = [charge("12", ago(n)) for n in (2, 4, 6)] + [charge("240", ago(30)), charge("9")]
+    found = findings(charges, BudgetPolicy(), NOW, ago(4))
+    assert [(one.period, one.level) for one in found] == [
+        ("2026-11-20", "100"),
+        ("2026-11-22", "100"),
+        ("2026-11-24", "80"),
+    ]
+    found = findings(charges, BudgetPolicy(), NOW, ago(30))
+    assert [one.period for one in found] == [
+        "2026-10-25",
+        "2026-11-18",
+        "2026-11-20",
+        "2026-11-22",
+        "2026-11-24",
+        "2026-10",
+    ]
+    assert crossed(charges, DAILY) == [("total", "2026-11-24", "80")]
+    assert findings(charges, DAILY, NOW, TODAY) == findings(charges, DAILY, NOW)
+
+
 def test_only_an_excess_of_a_past_day_is_news() -> None:
     assert crossed([charge("9.99", ago(1))], DAILY) == []
     assert crossed([charge("16", ago(1))], DAILY) == [("total", "2026-11-23", "150")]
