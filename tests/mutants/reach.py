@@ -43,14 +43,18 @@ class Reach:
                     lines[line] |= found
                     self._size.update(found)
         self._uses = _uses(self._tests)
+        self._built = {path: built_once(ast.parse((ROOT / path).read_text())) for path in self._tests}
 
     def tests_of(self, mutant: Mutant, most: int) -> list[str]:
-        """Return the tests that run a mutant's lines, or lines that name its constants: the nearest first.
+        """Return the tests that run a mutant's lines, or lines that name what is built there once: the nearest first.
 
         Of twins on two databases, one is left out.
         """
         places = [(mutant.path, line) for line in mutant.lines]
         places += [place for name in mutant.names for place in self._uses[name]]
+        function = mutant.key.partition("::")[2].partition(":")[0]
+        kept = self._built.get(mutant.path, {}).get(function, set())
+        places += [place for name in kept for place in self._uses[name] if place[0] == mutant.path]
         found: set[str] = set().union(*(self._tests.get(path, {}).get(line, set()) for path, line in places))
         found -= {test for test in found if "postgresql" in test and test.replace("postgresql", "sqlite") in found}
         near = {*Path(mutant.path).with_suffix("").parts[1:]}
@@ -71,6 +75,31 @@ def _uses(paths: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
                 name = statement.id if isinstance(statement, ast.Name) else statement.attr
                 found[name].append((path, statement.lineno))
     return found
+
+
+def built_once(module: ast.Module) -> dict[str, set[str]]:
+    """Find the functions whose results a module keeps: as constants, or in a cache. No test but the first runs them.
+
+    Return the names of these results by function, also for what such a function calls.
+    """
+    called, kept = dict[str, set[str]](), defaultdict[str, set[str]](set)
+    for one in module.body:
+        calls = {
+            call.func.id for call in ast.walk(one) if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+        }
+        if isinstance(one, ast.FunctionDef):
+            called[one.name] = calls
+            if any("cache" in ast.unparse(decorator) for decorator in one.decorator_list):
+                kept[one.name].add(one.name)
+        elif isinstance(one, ast.Assign | ast.AnnAssign):
+            names = [node for node in ast.walk(one) if isinstance(node, ast.Name)]
+            for name in calls:
+                kept[name] |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    for _ in called:  # at most as deep as there are functions
+        for name, calls in called.items():
+            for inner in calls & called.keys() if kept[name] else ():
+                kept[inner] |= kept[name]
+    return kept
 
 
 def _measured(kind: str) -> dict[Path, set[str]]:

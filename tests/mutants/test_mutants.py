@@ -1,5 +1,6 @@
 """What is changed for a mutant, what never is, and what is counted."""
 
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.mutants.__main__ import draw, equivalents, main, mutants_of, table
 from tests.mutants.operators import mutants, valid
+from tests.mutants.reach import built_once
 
 SOURCE = '''"""A purse."""
 
@@ -55,6 +57,27 @@ def test_texts_errors_and_what_is_logged_do_not_change() -> None:
 def test_the_name_of_a_mutant_does_not_move_with_its_line() -> None:
     moved = "import os\n\n\n" + SOURCE
     assert changes(moved) == changes(SOURCE)
+
+
+def test_what_isbuilt_once_is_found_by_the_names_of_what_is_kept() -> None:
+    source = """
+LOOK, SEEN = build(), sa.select()
+
+def build():
+    return part()
+
+@lru_cache(maxsize=4)
+def window(order):
+    return part()
+
+def part():
+    return 1
+
+def apart():
+    return LOOK
+"""
+    found = {name: kept for name, kept in built_once(ast.parse(source)).items() if kept}
+    assert found == {"build": {"LOOK", "SEEN"}, "window": {"window"}, "part": {"LOOK", "SEEN", "window"}}
 
 
 def test_what_changes_nothing_is_no_mutant() -> None:

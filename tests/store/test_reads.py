@@ -514,6 +514,21 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         lambda session: [vendor_jobs.sent_at(session, f"provider_key of {name}") for name in ("ann", "eve")],
         [AT, None],
     ),
+    "what counts for jobs at their vendor": (
+        {"vendor_jobs": {"counted_microusd": 7, "ended_at": AT}},
+        lambda session: [vendor_jobs.counted(session, f"provider_key of {name}") for name in ("ann", "eve")],
+        [vendor_jobs.Counted(7, AT, is_named=True, provider="fal"), None],
+    ),
+    "a job for which nothing counts": (
+        {"vendor_jobs": {"counted_microusd": 0}},
+        lambda session: vendor_jobs.counted(session, "provider_key of ann"),
+        None,
+    ),
+    "a job that ended before its vendor named it": (
+        {"jobs": {"state": "dead", "provider_job_id": None}},
+        lambda session: claims.nameless(session, "provider_key of ann"),
+        None,
+    ),
     "jobs that were sent in a time": (
         {},
         lambda session: [

@@ -581,6 +581,16 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         lambda session: breakers.move(session, first_job(session), "replicate", 9),
         {"jobs 1": {"lane": "replicate", "line": None, "quoted_cost_microusd": 9, "due_at": ...}},
     ),
+    "a job that its vendor may have goes to no other": (
+        {},
+        lambda session: breakers.move(session, first_job(session), "replicate", 9),
+        {},
+    ),
+    "a job that a worker has goes to no other vendor": (
+        {"jobs": {"state": "running", "provider_key": None}},
+        lambda session: breakers.move(session, first_job(session), "replicate", 9),
+        {},
+    ),
     "a dead worker's jobs wait again": (
         {"jobs": {"state": "running", "provider_key": None}},
         lambda session: breakers.put_back(session, ["lane of ann"]),

@@ -1,7 +1,7 @@
 """Which jobs a worker may choose from, and which of the sent ones a late answer names."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from reelkeeper.model.jobs import JobState, Served, SizeAndAge
 from reelkeeper.store import Session
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.jobs import scores
+from reelkeeper.store.jobs import queue, scores
 from reelkeeper.store.jobs.claims import Nameless, nameless, waiting_jobs
 from reelkeeper.store.jobs.lanes import pending
 from reelkeeper.store.tables import jobs, users
@@ -83,6 +83,39 @@ def test_the_job_that_was_sent_under_a_key_is_found_until_its_provider_has_named
     assert nameless(session, "k2") == Nameless("veo", None, 0)
     session.execute(sa.update(jobs).where(jobs.c.id == "1").values(provider_job_id="p1"))
     assert (nameless(session, "k1"), nameless(session, "k3")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("weight", "ahead"),
+    [(0.0, ["older", "older and longer"]), (1.0, ["older"]), (2.0, ["older", "later and shorter"])],
+)
+def test_ahead_of_a_job_are_those_that_wait_and_rank_before_it(
+    session: Session, weight: float, ahead: list[str]
+) -> None:
+    seconds = {"older": 90.0, "older and longer": 400.0, "later and shorter": 20.0, "later": 150.0, "mine": 100.0}
+    times = {"older": 0, "older and longer": 1, "later and shorter": 4, "later": 3.5, "mine": 2}
+    put(session, *(waiting(name, at(times[name]), estimate_seconds=seconds[name]) for name in seconds))
+    running: dict[str, Any] = {"state": JobState.RUNNING, "lease_until": LATER}
+    put(session, waiting("runs", at(0), estimate_seconds=30.0, **running), waiting("2", at(0), **running))
+    put(session, waiting("follows", at(0), leader_id="older"), waiting("over", at(0), state=JobState.SUCCEEDED))
+    mine = queue.find(session, "mine")
+    assert mine
+    found = queue.waiting(session, mine, weight)
+    assert found == queue.Waiting(len(ahead), sum(seconds[name] for name in ahead), 2, 90.0, 5)
+    steps = queue.steps(session, weight, 60.0)
+    ranks = {name: int((at(times[name]).timestamp() + weight * seconds[name]) // 60) for name in seconds}
+    assert steps == [
+        (step, [*ranks.values()].count(step), sum(seconds[name] for name in ranks if ranks[name] == step))
+        for step in sorted({*ranks.values()})
+    ]
+
+
+def test_a_score_is_the_time_of_arrival_to_the_microsecond_and_the_size(session: Session) -> None:
+    arrived = at(0) + timedelta(microseconds=123_456)
+    put(session, waiting("1", arrived), waiting("2", at(1), tier="pro"))
+    assert scores.score(session, SizeAndAge((("free", 2.0),), 0.5, 4))
+    found = dict(session.execute(sa.select(jobs.c.id, jobs.c.score)).all())
+    assert found == pytest.approx({"1": arrived.timestamp() + 300, "2": at(1).timestamp() + 75}, rel=0, abs=1e-5)
 
 
 def test_jobs_about_to_be_sent_count_for_their_provider_or_the_workers_own(session: Session) -> None:
