@@ -16,7 +16,15 @@ from reelkeeper.errors import SchemaError, TokenRefused, UsageUnknown
 from reelkeeper.model.money import NANO_IN_MICRO, Metric, UsageSource, end_of_month, next_month
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
-from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, LineItem, compute_charges, share
+from reelkeeper.rules.billing.allocation import (
+    CHARGED,
+    MAKING,
+    MICRO_DOLLARS,
+    ComputedCharge,
+    LineItem,
+    compute_charges,
+    share,
+)
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
 from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent
@@ -33,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 CHANGES_FOR = timedelta(days=2)  # how long after a day its usage may still be corrected
 _ROLLED_UP_AT_ONCE = 10  # days in a run: many are left where an earlier version kept them all
+_LEARNED_WITHIN = timedelta(days=700)  # usage is kept for 800 days and longer
+_OF_CLIPS = (Metric.JOB_MICROUSD, Metric.JOB_REBATE_MICROUSD)
 _LOOKED_BACK = timedelta(days=7)  # before a month, for the last known stored bytes
 _ONE_DAY = timedelta(days=1)
 
@@ -97,16 +107,23 @@ def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
     return charged
 
 
-def _months_before(engine: Engine, month: date) -> Iterator[date]:
-    """Yield the month before `month`, and first those since the last charged day: no run may have charged them."""
-    before = (month - _ONE_DAY).replace(day=1)
+def _months_before(engine: Engine, month: date) -> list[date]:
+    """List the months before `month` that may lack charges.
+
+    They are the one before it, those since the last charged day, in which no run may have charged, and those of which
+    another cost of clips was learned since: a person may end a doubt, or compare a vendor's invoice, months later.
+    """
+    before, oldest = (month - _ONE_DAY).replace(day=1), (month - _LEARNED_WITHIN).replace(day=1)
     with reading(engine) as session:
         last = charge_reports.last_day(session) or before
+        # guard charges.late: what is learned of a vendor's charges after the next month counts in no bill
+        found = charge_reports.unlike(session, MICRO_DOLLARS, _OF_CLIPS, oldest, before - _ONE_DAY)
     # guard charges.months: months in which the flow was paused are missing from the bill for ever
-    each = min(last.replace(day=1), before)
+    each = max(min(last.replace(day=1), before), oldest)
     while each < month:
-        yield each
+        found.append(each)
         each = next_month(each)
+    return sorted(set(found))
 
 
 def _charge_earlier(engine: Engine, month: date, today: date) -> int:

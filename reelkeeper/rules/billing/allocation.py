@@ -28,6 +28,7 @@ CLOUDFLARE: Final = "Cloudflare"  # as its own bill names it
 STORAGE, CLASS_A, CLASS_B, RETRIEVAL = "r2-storage", "r2-class-a", "r2-class-b", "r2-retrieval"
 COMPUTE, API = "compute", "api"
 MAKING: Final = frozenset({COMPUTE, API})  # the services for generation
+MICRO_DOLLARS: Final = "Micro-dollars"  # the unit of clips that a vendor charges by
 CHARGED: Final = (
     Metric.STORED_BYTES,
     Metric.OPERATIONS,
@@ -203,7 +204,7 @@ def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineI
     made = ":".join(filter(None, (usage.provider, usage.resource)))
     if usage.metric in {Metric.JOB_MICROUSD, Metric.JOB_REBATE_MICROUSD}:  # of an SKU apart, beside flat prices
         nanousd = Fraction(NANO_IN_MICRO)
-        return (LineItem(f"clips-{made}", API, "Micro-dollars", nanousd, book.mark, usage.provider),)
+        return (LineItem(f"clips-{made}", API, MICRO_DOLLARS, nanousd, book.mark, usage.provider),)
     if usage.metric == Metric.JOBS:
         price, suffix = book.flat_price(usage.resource), f"-{made}" if made else ""
         return tuple(

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model.money import Charge
 from reelkeeper.store.billing.charges import rolled_up, totals
 from reelkeeper.store.core.engine import one_of
-from reelkeeper.store.tables import charge_days, charge_months, charges
+from reelkeeper.store.tables import charge_days, charge_months, charges, usage_days
 
 
 class Spent(NamedTuple):
@@ -113,6 +113,26 @@ def by_month(session: Session, first: date, last: date) -> dict[date, int]:
 def last_day(session: Session) -> date | None:
     """Return the last day with charges; None: nothing was charged yet."""
     return session.execute(sa.select(sa.func.max(charge_days.c.day))).scalar()
+
+
+def unlike(session: Session, unit: str, metrics: Collection[str], first: date, last: date) -> list[date]:
+    """List the months from day `first` to `last` of whose `metrics` another sum was used than is charged in `unit`.
+
+    Each is named by its first day, in order.
+    """
+    chosen = (charge_days.c.consumed_unit == unit, usage_days.c.metric.in_(metrics) & (usage_days.c.user_id == ""))
+    quantities = (charge_days.c.consumed_quantity, usage_days.c.quantity)
+    charged, used = (
+        _by_month(session, quantity, sa.and_(condition, quantity.table.c.day.between(first, last)))
+        for quantity, condition in zip(quantities, chosen, strict=True)
+    )
+    return sorted(month for month in charged.keys() | used.keys() if charged.get(month, 0) != used.get(month, 0))
+
+
+def _by_month(session: Session, quantity: sa.Column[Any], chosen: sa.ColumnElement[bool]) -> dict[date, int]:
+    year, month = (sa.extract(part, quantity.table.c.day) for part in ("year", "month"))
+    rows = session.execute(sa.select(year, month, sa.func.sum(quantity)).where(chosen).group_by(year, month))
+    return {date(int(row[0]), int(row[1]), 1): int(row[2]) for row in rows}
 
 
 def settled(session: Session, first: date, last: date) -> list[Settled]:

@@ -123,7 +123,7 @@ def _figures() -> dict[str, tuple[_Select, _Select]]:
 
 
 def _charged(session: Session) -> tuple[_Select, _Select]:
-    """Select what was charged in the last month with charges and the one before: earlier ones do not change."""
+    """Select what was charged in the last month with charges and the one before: earlier ones seldom change."""
     last = session.execute(sa.select(sa.func.max(charge_days.c.day))).scalar() or _NEVER
     since = (last.replace(day=1) - timedelta(days=1)).replace(day=1)
 

@@ -184,13 +184,21 @@ def test_a_late_cost_is_charged_on_a_day_on_which_nothing_was_before(books: Book
 
 
 @pytest.mark.parametrize(
-    "again", [date(2026, 7, 10), pytest.param(date(2026, 8, 5), marks=pytest.mark.long("70 days"))]
+    ("again", "has_clips"),
+    [
+        (date(2026, 7, 10), False),
+        (date(2026, 7, 10), True),
+        pytest.param(date(2026, 8, 5), True, marks=pytest.mark.long("70 days")),
+    ],
 )
-def test_months_that_no_run_charged_are_charged_once_it_runs_again(books: Books, again: date) -> None:
-    """A person had paused the schedule, and videos were made."""
+def test_months_that_no_run_charged_are_charged_once_it_runs_again(books: Books, again: date, has_clips: bool) -> None:
+    """A person had paused the schedule, while videos were stored, or made too."""
     days = [FIRST + number * ONE_DAY for number in range((again - FIRST).days + 1)]
     for day in days:
-        books.live(day)
+        if has_clips:
+            books.live(day)
+        else:
+            books.add(Used(day, Metric.STORED_BYTES, books.chance.randrange(40 * GB), "", StorageClass.STANDARD))
         if day < date(2026, 5, 30) or day == again:
             charge(books.engine, BOOK, noon(day))
     for _ in range(4):  # days that are over are rolled up some at a time
@@ -200,6 +208,30 @@ def test_months_that_no_run_charged_are_charged_once_it_runs_again(books: Books,
         expected = books.expected(month, again)
         assert of_days == by_day(expected)
         assert by_user(lines) == by_user(expected)
+
+
+@pytest.mark.parametrize("cost", [12_345, -12_345])
+def test_what_is_learned_of_a_vendors_charges_later_than_that_changes_their_month_too(books: Books, cost: int) -> None:
+    """As where a person compares a vendor's invoice, and ends doubts of the month before last."""
+    for number in range(6):
+        books.live(FIRST + number * ONE_DAY)
+        charge(books.engine, BOOK, noon(FIRST + number * ONE_DAY))
+    today = date(2026, 8, 20)
+    books.live(today)
+    for _ in range(2):
+        charge(books.engine, BOOK, noon(today))
+    for name in ("", "ann"):
+        books.add(Used(date(2026, 5, 29), Metric.JOB_MICROUSD, cost, "kling", user_id=name, provider="fal"))
+    for _ in range(2):
+        charge(books.engine, BOOK, noon(today))
+        for month in months(FIRST, today):
+            lines, of_days = recorded(books.engine, month)
+            expected = books.expected(month, today)
+            made = [{key: row for key, row in by_user(each).items() if "clips" in key[1]} for each in (lines, expected)]
+            assert made[0] == made[1]
+            assert {key: value for key, value in of_days.items() if "clips" in key[1]} == {
+                key: value for key, value in by_day(expected).items() if "clips" in key[1]
+            }
 
 
 def test_by_user_and_day_only_the_days_are_kept_that_may_still_change(books: Books) -> None:
