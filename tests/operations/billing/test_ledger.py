@@ -18,7 +18,7 @@ from reelkeeper.errors import (
     ReelkeeperError,
 )
 from reelkeeper.model.money import Moved
-from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.billing import ledger, users
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.store.billing.ledger import balance
 from reelkeeper.store.core.audit import events, verify
@@ -261,6 +261,24 @@ def test_an_unknown_user_gets_no_credits(books: sa.Engine) -> None:
             "no hold 'h'; no credits were moved",
         ]
     )
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "k" * 201, "expire:1"])
+def test_invalid_keys_are_refused_everywhere(books: sa.Engine, key: str) -> None:
+    held = hold(books, 1)
+    asks: list[Callable[[Session], Moved]] = [
+        lambda session: ledger.grant(session, "ann", 1, key, run_id=RUN),
+        lambda session: ledger.hold(session, "ann", 1, key, run_id=RUN, lasting_seconds=1),
+        lambda session: ledger.capture(session, held, 1, key, run_id=RUN),
+        lambda session: ledger.refund(session, held, 1, key, run_id=RUN),
+        lambda session: ledger.release(session, held, key, run_id=RUN),
+    ]
+    for ask in asks:
+        with pytest.raises(AmountRefused), transaction(books, "test") as session:
+            ask(session)
+    with pytest.raises(AmountRefused):
+        users.give(books, "ann", 1, key, by="test")
+    assert balances(books, "ann") == (DOLLAR - 1, 1)
 
 
 @pytest.mark.parametrize("amount", [0, -5, 1.5, True, 10**12 + 1])

@@ -159,6 +159,14 @@ def test_a_downgrade_blocks_what_is_new_and_deletes_nothing(store: sa.Engine) ->
     settle(store, "upload 1", video="v3", size=1)  # what was promised before stays promised
 
 
+@pytest.mark.parametrize("size", [-1, 1.5, True, 2 * 10**15])
+def test_a_quota_of_no_bytes_that_there_are_is_refused(store: sa.Engine, size: int) -> None:
+    with pytest.raises(AmountRefused), transaction(store, "test") as session:
+        quota.set_quota(session, "ann", size, author="eve")
+    with reading(store) as session:
+        assert not [*events(session, event="quota")]
+
+
 def test_a_quota_set_by_a_person_replaces_the_tiers_and_is_audited(store: sa.Engine) -> None:
     with transaction(store, "test") as session:
         quota.set_quota(session, "ann", 60 * MIB, author="eve")

@@ -52,6 +52,15 @@ def test_a_bill_without_amounts_is_not_taken_for_nothing(engine: sa.Engine, clie
     assert marked(found.trouble) == snapshot("Cloudflare reports no charges for these days")
 
 
+def test_a_bill_with_an_unknown_amount_is_not_taken_for_the_rest(
+    engine: sa.Engine, client: Client, cloudflare: CloudflareDouble
+) -> None:
+    rows = [billable_row(f"2026-11-0{day}", "R2 Data Storage", 12, "GB-months", 0.25) for day in (1, 2)]
+    cloudflare.billable = [rows[0], rows[1] | {"BilledCost": None}]
+    found = reconcile(engine, client, FIRST, LAST)
+    assert (found.billed_by_cloudflare_usd, bool(found.trouble)) == (None, True)
+
+
 def test_cloudflares_r2_bill_is_compared_with_our_charges(
     engine: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
