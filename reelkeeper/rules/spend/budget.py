@@ -135,14 +135,19 @@ def findings(
 def spans(
     charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime, since: date | None = None
 ) -> Iterator[Span]:
-    """Return each budget with its spend in today's period, and in those of yesterday and since `since` that differ."""
+    """Return each budget with its spend in today's period, and in those of yesterday and since `since` that differ.
+
+    A user's daily budget is of today and yesterday only: what a user cost on earlier days is kept by month.
+    """
     charges, today = list(charges), as_of.date()
     # guard spend.since: what was overspent while the flow did not run for days is never told
     first = min(since or today, today - _A_DAY)
     days = [first + number * _A_DAY for number in range((today - first).days + 1)]
     for budget in policy.all_budgets():
         own = [charge for charge in charges if _belongs(charge, budget.scope)]
-        chosen = days if budget.period is Period.DAY else sorted({day.replace(day=1) for day in days})
+        chosen = days[-2:] if budget.scope.startswith("user:") else days
+        if budget.period is Period.MONTH:
+            chosen = sorted({day.replace(day=1) for day in days})
         yield from (_span(budget, day, own) for day in chosen)
 
 

@@ -98,6 +98,13 @@ def test_all_days_and_months_since_the_last_check_are_checked() -> None:
     assert findings(charges, DAILY, NOW, TODAY) == findings(charges, DAILY, NOW)
 
 
+def test_a_users_earlier_days_which_are_known_by_month_alone_are_not_checked() -> None:
+    charges = [charge("12", ago(n), user="ann", tier="pro") for n in (1, 4)]
+    assert [one.period for one in findings(charges, of("user:ann"), NOW, ago(5))] == ["2026-11-23"]
+    assert [one.period for one in findings(charges, of("tier:pro"), NOW, ago(5))] == ["2026-11-20", "2026-11-23"]
+    assert [one.period for one in findings(charges, of("user:ann", period=Period.MONTH), NOW, ago(40))] == ["2026-11"]
+
+
 def test_only_an_excess_of_a_past_day_is_news() -> None:
     assert crossed([charge("9.99", ago(1))], DAILY) == []
     assert crossed([charge("16", ago(1))], DAILY) == [("total", "2026-11-23", "150")]
