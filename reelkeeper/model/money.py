@@ -1,5 +1,6 @@
 """Nouns of money and usage. Micro-dollars are millionths of a dollar, nano-dollars thousandths of those."""
 
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -18,6 +19,11 @@ def next_month(day: date) -> date:
 def end_of_month(day: date) -> date:
     """Return the last day of `day`'s month."""
     return next_month(day) - timedelta(days=1)
+
+
+def each_day(first: date, last: date) -> Iterator[date]:
+    """Yield the days from `first` to `last`, both included."""
+    return (first + timedelta(days=number) for number in range((last - first).days + 1))
 
 
 class StorageClass(StrEnum):

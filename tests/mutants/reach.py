@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -42,8 +42,9 @@ class Reach:
                     found = {context.partition("|")[0] for context in contexts if context.partition("::")[0] in tests}
                     lines[line] |= found
                     self._size.update(found)
-        self._uses = _uses(self._tests)
-        self._built = {path: built_once(ast.parse((ROOT / path).read_text())) for path in self._tests}
+        modules = {path: ast.parse((ROOT / path).read_text()) for path in self._tests}
+        self._uses = _uses(modules)
+        self._built = {path: built_once(module) for path, module in modules.items()}
 
     def tests_of(self, mutant: Mutant, most: int) -> list[str]:
         """Return the tests that run a mutant's lines, or lines that name what is built there once: the nearest first.
@@ -66,11 +67,11 @@ class Reach:
         return sorted(found, key=distance)[:most]
 
 
-def _uses(paths: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
+def _uses(modules: Mapping[str, ast.Module]) -> dict[str, list[tuple[str, int]]]:
     """Find the lines that name a constant or a field, by its name."""
     found: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for path in paths:
-        for statement in ast.walk(ast.parse((ROOT / path).read_text())):
+    for path, module in modules.items():
+        for statement in ast.walk(module):
             if isinstance(statement, ast.Name | ast.Attribute) and isinstance(statement.ctx, ast.Load):
                 name = statement.id if isinstance(statement, ast.Name) else statement.attr
                 found[name].append((path, statement.lineno))

@@ -11,7 +11,7 @@ from reelkeeper.adapters.cloudflare.api import ANALYTICS, BILLING, CACHE_PURGE, 
 from reelkeeper.adapters.cloudflare.billing import BilledLine
 from reelkeeper.errors import ReelkeeperError, UsageUnknown
 from reelkeeper.model.buckets import Expiry, Lock
-from reelkeeper.model.money import Metric, StorageClass
+from reelkeeper.model.money import Metric, StorageClass, each_day
 from reelkeeper.settings import Settings
 
 _ONE_DAY = timedelta(days=1)
@@ -52,7 +52,7 @@ class Client:
             Metric.OPERATIONS: {usage.day for usage in operations},
             Metric.STORED_BYTES: {usage.day for usage in stored},
         }
-        wanted = [first + n * _ONE_DAY for n in range((last - first).days + 1)]
+        wanted = list(each_day(first, last))
         missing = {metric: [day for day in wanted if day not in days] for metric, days in answered.items()}
         return Collected([*operations, *stored], missing)
 

@@ -20,6 +20,7 @@ from reelkeeper.rules.billing.allocation import (
     CHARGED,
     MAKING,
     MICRO_DOLLARS,
+    OF_CLIPS,
     ComputedCharge,
     LineItem,
     compute_charges,
@@ -42,7 +43,6 @@ _log = logging.getLogger(__name__)
 CHANGES_FOR = timedelta(days=2)  # how long after a day its usage may still be corrected
 _ROLLED_UP_AT_ONCE = 10  # days in a run: many are left where an earlier version kept them all
 _LEARNED_WITHIN = timedelta(days=700)  # usage is kept for 800 days and longer
-_OF_CLIPS = (Metric.JOB_MICROUSD, Metric.JOB_REBATE_MICROUSD)
 _LOOKED_BACK = timedelta(days=7)  # before a month, for the last known stored bytes
 _ONE_DAY = timedelta(days=1)
 
@@ -117,7 +117,7 @@ def _months_before(engine: Engine, month: date) -> list[date]:
     with reading(engine) as session:
         last = charge_reports.last_day(session) or before
         # guard charges.late: what is learned of a vendor's charges after the next month counts in no bill
-        found = charge_reports.unlike(session, MICRO_DOLLARS, _OF_CLIPS, oldest, before - _ONE_DAY)
+        found = charge_reports.unlike(session, MICRO_DOLLARS, OF_CLIPS, oldest, before - _ONE_DAY)
     # guard charges.months: months in which the flow was paused are missing from the bill for ever
     each = max(min(last.replace(day=1), before), oldest)
     while each < month:
@@ -138,7 +138,7 @@ def _charge_earlier(engine: Engine, month: date, today: date) -> int:
         except SchemaError as error:
             _log.warning("the bill of %s stays as it is, and gets no late charges: %s", f"{month:%Y-%m}", error)
             return 0
-        is_open = any(month <= each <= last for each in charges.open_before(session, end))
+        is_open = any(each >= month for each in charges.open_before(session, end))
         is_whole = bool(charge_reports.settled(session, last, last))
     is_over = today - CHANGES_FOR >= end and is_whole and not is_open
     return charge_month(engine, earlier.book, month, today, is_over=is_over)
@@ -169,10 +169,9 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, i
         of_day = [cost for cost in computed if cost.day == day]
         with transaction(engine, "charges.replace") as session:
             charges.take_turns(session)
-            settled = charge_reports.settled(session, day, day)
             # guard charges.rolled_up_once: two runs that roll up a day charge it twice
-            if charges.rolled_up(session, day, day) or (is_over and not settled):
-                changes = _changes(of_day, settled, is_over=is_over)
+            if charges.rolled_up(session, day, day) or (is_over and not charge_reports.settled(session, day, day)):
+                changes = _changes(of_day, charge_reports.settled(session, day, day), is_over=is_over)
                 charges.adjust(session, day, share(changes, usage.take_of_users(session, day), tiers, book))
             elif day in over:
                 charges.replace(session, [day], share(of_day, usage.take_of_users(session, day), tiers, book))

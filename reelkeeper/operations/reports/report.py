@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace, PlannedRule, SearchTotals
-from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved, end_of_month
+from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved, each_day, end_of_month
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import ALL, Parts
 from reelkeeper.rules.billing.pricing import within_allowance
@@ -97,9 +97,12 @@ class MonthReport:
         """
         known = {spending.day for spending in self.spent}
         ended = self.last_day if self.is_over else self.last_day - _ONE_DAY
-        days = [self.month + n * _ONE_DAY for n in range((ended - self.month).days + 1)]
         is_first = not any(month < self.month for month in self.months)
-        return [day for day in days if day not in known and not (is_first and day < min(known, default=_NEVER))]
+        return [
+            day
+            for day in each_day(self.month, ended)
+            if day not in known and not (is_first and day < min(known, default=_NEVER))
+        ]
 
     @property
     def this_month(self) -> CostForecast | None:

@@ -29,14 +29,14 @@ STORAGE, CLASS_A, CLASS_B, RETRIEVAL = "r2-storage", "r2-class-a", "r2-class-b",
 COMPUTE, API = "compute", "api"
 MAKING: Final = frozenset({COMPUTE, API})  # the services for generation
 MICRO_DOLLARS: Final = "Micro-dollars"  # the unit of clips that a vendor charges by
+OF_CLIPS: Final = (Metric.JOB_MICROUSD, Metric.JOB_REBATE_MICROUSD)
 CHARGED: Final = (
     Metric.STORED_BYTES,
     Metric.OPERATIONS,
     Metric.RETRIEVED_BYTES,
     Metric.JOBS,
     Metric.CLIP_JOBS,
-    Metric.JOB_MICROUSD,
-    Metric.JOB_REBATE_MICROUSD,
+    *OF_CLIPS,
 )
 _ONE_DAY: Final = timedelta(days=1)
 
@@ -202,7 +202,7 @@ def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineI
         billed_in = class_of(usage.resource)
         return (_r2(classes[billed_in][0], kind, "Operations", classes[billed_in][1], MILLION),) if billed_in else ()
     made = ":".join(filter(None, (usage.provider, usage.resource)))
-    if usage.metric in {Metric.JOB_MICROUSD, Metric.JOB_REBATE_MICROUSD}:  # of an SKU apart, beside flat prices
+    if usage.metric in OF_CLIPS:  # of an SKU apart, beside flat prices
         nanousd = Fraction(NANO_IN_MICRO)
         return (LineItem(f"clips-{made}", API, MICRO_DOLLARS, nanousd, book.mark, usage.provider),)
     if usage.metric == Metric.JOBS:

@@ -17,7 +17,7 @@ from typing import Annotated, Final, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import NANO, NANO_IN_MICRO, Charge, JobTotal, end_of_month
+from reelkeeper.model.money import NANO, NANO_IN_MICRO, Charge, JobTotal, each_day, end_of_month
 from reelkeeper.rules.core.wording import usd
 
 RULE: Final = "budget"
@@ -142,13 +142,12 @@ def spans(
     charges, today = list(charges), as_of.date()
     # guard spend.since: what was overspent while the flow did not run for days is never told
     first = min(since or today, today - _A_DAY)
-    days = [first + number * _A_DAY for number in range((today - first).days + 1)]
+    days = list(each_day(first, today))
+    months = sorted({day.replace(day=1) for day in days})
     for budget in policy.all_budgets():
         own = [charge for charge in charges if _belongs(charge, budget.scope)]
-        chosen = days[-2:] if budget.scope.startswith("user:") else days
-        if budget.period is Period.MONTH:
-            chosen = sorted({day.replace(day=1) for day in days})
-        yield from (_span(budget, day, own) for day in chosen)
+        known = days[-2:] if budget.scope.startswith("user:") else days
+        yield from (_span(budget, day, own) for day in (months if budget.period is Period.MONTH else known))
 
 
 def _belongs(charge: Charge, scope: str) -> bool:
@@ -234,7 +233,7 @@ def by_scope(charges: Iterable[Charge], today: date, jobs: Iterable[JobTotal] = 
         if len(by_kind[total.scope.partition(":")[0]]) > 1:
             sums[total.scope][date.fromisoformat(total.period)] += total.microusd * NANO_IN_MICRO
     first = min(known, default=today)
-    days = [first + n * _A_DAY for n in range((today - first).days + 1)]
+    days = list(each_day(first, today))
     series = {scope: [own[day] if day in known else None for day in days] for scope, own in sorted(sums.items())}
     return Spending(first, series)
 

@@ -1,6 +1,6 @@
 """Sum the charges of a range of days, rolled up or not, for reports and rules; nothing here grows with users."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from datetime import date
 from typing import Any, NamedTuple
@@ -100,14 +100,8 @@ def by_month(session: Session, first: date, last: date) -> dict[date, int]:
 
     A month without charges from its first day on, such as the very first, is not comparable, and is left out.
     """
-    year, month = (sa.extract(part, charge_days.c.day) for part in ("year", "month"))
-    rows = session.execute(
-        sa.select(sa.func.min(charge_days.c.day), sa.func.sum(charge_days.c.billed_nanousd))
-        .where(charge_days.c.day.between(first, last))
-        .group_by(year, month)
-        .order_by(year, month)
-    )
-    return {day: int(billed) for day, billed in rows if day.day == 1}
+    found = _sums_by_month(session, charge_days.c.billed_nanousd, first, last)
+    return {day: billed for day, billed in found.items() if day.day == 1}
 
 
 def last_day(session: Session) -> date | None:
@@ -120,19 +114,24 @@ def unlike(session: Session, unit: str, metrics: Collection[str], first: date, l
 
     Each is named by its first day, in order.
     """
-    chosen = (charge_days.c.consumed_unit == unit, usage_days.c.metric.in_(metrics) & (usage_days.c.user_id == ""))
-    quantities = (charge_days.c.consumed_quantity, usage_days.c.quantity)
-    charged, used = (
-        _by_month(session, quantity, sa.and_(condition, quantity.table.c.day.between(first, last)))
-        for quantity, condition in zip(quantities, chosen, strict=True)
-    )
-    return sorted(month for month in charged.keys() | used.keys() if charged.get(month, 0) != used.get(month, 0))
+    of_metrics = (usage_days.c.metric.in_(metrics), usage_days.c.user_id == "")
+    more = Counter[date]()  # than is charged
+    for day, used in _sums_by_month(session, usage_days.c.quantity, first, last, *of_metrics).items():
+        more[day.replace(day=1)] += used
+    of_unit = charge_days.c.consumed_unit == unit
+    for day, charged in _sums_by_month(session, charge_days.c.consumed_quantity, first, last, of_unit).items():
+        more[day.replace(day=1)] -= charged
+    return sorted(month for month, quantity in more.items() if quantity)
 
 
-def _by_month(session: Session, quantity: sa.Column[Any], chosen: sa.ColumnElement[bool]) -> dict[date, int]:
-    year, month = (sa.extract(part, quantity.table.c.day) for part in ("year", "month"))
-    rows = session.execute(sa.select(year, month, sa.func.sum(quantity)).where(chosen).group_by(year, month))
-    return {date(int(row[0]), int(row[1]), 1): int(row[2]) for row in rows}
+def _sums_by_month(
+    session: Session, quantity: sa.Column[Any], first: date, last: date, *chosen: sa.ColumnElement[bool]
+) -> dict[date, int]:
+    """Sum a column of a table of days by month, in order, each named by the first of its days that has a row."""
+    day = quantity.table.c.day
+    year, month = (sa.extract(part, day) for part in ("year", "month"))
+    query = sa.select(sa.func.min(day), sa.func.sum(quantity)).where(day.between(first, last), *chosen)
+    return {row[0]: int(row[1]) for row in session.execute(query.group_by(year, month).order_by(year, month))}
 
 
 def settled(session: Session, first: date, last: date) -> list[Settled]:

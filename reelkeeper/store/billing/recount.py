@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model.money import AccountKind, HoldState, Mismatch, ReservationState, TransferKind
 from reelkeeper.store.billing import job_totals
+from reelkeeper.store.billing.charge_reports import last_day
 from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import (
     accounts,
@@ -124,7 +125,7 @@ def _figures() -> dict[str, tuple[_Select, _Select]]:
 
 def _charged(session: Session) -> tuple[_Select, _Select]:
     """Select what was charged in the last month with charges and the one before: earlier ones seldom change."""
-    last = session.execute(sa.select(sa.func.max(charge_days.c.day))).scalar() or _NEVER
+    last = last_day(session) or _NEVER
     since = (last.replace(day=1) - timedelta(days=1)).replace(day=1)
 
     def billed(rows: sa.Table, day: sa.Column[date]) -> _Select:

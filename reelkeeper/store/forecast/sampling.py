@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState
-from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
+from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used, each_day
 from reelkeeper.store.billing.usage import KEY, record
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import audit_events, blobs, usage_days, users, videos
@@ -73,8 +73,7 @@ def note_moved(session: Session, first: date, last: date) -> None:
     }
     for metric, query in queries.items():
         moved = {row[0]: int(row[1]) for row in session.execute(query)}
-        days = (first + n * _ONE_DAY for n in range((last - first).days + 1))
-        record(session, [Used(day, metric, moved.get(day, 0)) for day in days])
+        record(session, [Used(day, metric, moved.get(day, 0)) for day in each_day(first, last)])
 
 
 def _day_of(at: sa.ColumnElement[datetime]) -> sa.Function[date]:

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import TypeVar
 
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.model.money import Charge, Metric, Mismatch, StorageClass, UsageSource, Used, next_month
+from reelkeeper.model.money import Charge, Metric, Mismatch, StorageClass, UsageSource, Used, each_day, next_month
 from reelkeeper.operations.billing.metering import CHANGES_FOR, charge
 from reelkeeper.rules.billing.allocation import CHARGED, compute_charges, share
 from reelkeeper.rules.billing.focus import detail
@@ -29,6 +30,8 @@ FIRST = date(2026, 5, 28)
 MAY = date(2026, 5, 1)
 TIERS = {"ann": "pro", "bob": "free", "cid": None}
 GB = 10**9
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Books:
@@ -68,6 +71,12 @@ class Books:
             late = day - ONE_DAY * chance.randrange(6)
             theirs = Used(late, Metric.STORED_BYTES, chance.randrange(90 * GB), "b", StorageClass.STANDARD)
             self.add(theirs._replace(source=UsageSource.CLOUDFLARE))
+
+    def live_and_charge(self, days: int) -> None:
+        """Live through so many days from the first, each of which is charged."""
+        for number in range(days):
+            self.live(FIRST + number * ONE_DAY)
+            charge(self.engine, BOOK, noon(FIRST + number * ONE_DAY))
 
     def clip(self, day: date, user: str) -> None:
         cost, rebate = self.chance.randrange(10**6), self.chance.choice([0, 0, 5_000])
@@ -111,12 +120,25 @@ def recorded(engine: sa.Engine, month: date) -> tuple[list[Charge], dict[tuple[d
     return lines, {key: amount for key, amount in days.items() if amount}
 
 
+def of_clips(found: dict[tuple[K, str], V]) -> dict[tuple[K, str], V]:
+    return {key: value for key, value in found.items() if "clips" in key[1]}
+
+
+def assert_charged(books: Books, month: date, today: date) -> dict[tuple[date, str], int]:
+    """Check what each user, and each day, of a month is charged; return the days' sums."""
+    lines, of_days = recorded(books.engine, month)
+    expected = books.expected(month, today)
+    assert by_user(lines) == by_user(expected)
+    assert of_days == by_day(expected)
+    return of_days
+
+
 def noon(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
 
 
 def months(first: date, last: date) -> Iterator[date]:
-    yield from sorted({(first + n * ONE_DAY).replace(day=1) for n in range((last - first).days + 1)})
+    yield from sorted({day.replace(day=1) for day in each_day(first, last)})
 
 
 @pytest.fixture
@@ -136,16 +158,11 @@ def test_users_days_and_services_cost_what_they_would_if_all_were_kept_by_day(bo
             continue
         charge(books.engine, BOOK, noon(today))
         for month in months(max(FIRST, today - timedelta(days=3)), today):
-            lines, of_days = recorded(books.engine, month)
-            expected = books.expected(month, today)
-            assert by_user(lines) == by_user(expected)
-            assert of_days == by_day(expected)
+            assert_charged(books, month, today)
 
 
 def test_late_costs_of_the_month_before_are_added_to_it_as_long_as_the_next_is_not_over(books: Books) -> None:
-    for number in range(12):
-        books.live(FIRST + number * ONE_DAY)
-        charge(books.engine, BOOK, noon(FIRST + number * ONE_DAY))
+    books.live_and_charge(12)
     today = FIRST + 11 * ONE_DAY  # 8 June
     lines, _ = recorded(books.engine, MAY)
     late = Used(date(2026, 5, 29), Metric.JOB_MICROUSD, -12_345, "kling", provider="fal")  # the first of its model
@@ -154,8 +171,7 @@ def test_late_costs_of_the_month_before_are_added_to_it_as_long_as_the_next_is_n
         charge(books.engine, BOOK, noon(today))
         now, of_days = recorded(books.engine, MAY)
         expected = books.expected(MAY, today)
-        made_by_day = {key: cost for key, cost in by_day(expected).items() if "clips" in key[1]}
-        assert {key: cost for key, cost in of_days.items() if "clips" in key[1]} == made_by_day
+        assert of_clips(of_days) == of_clips(by_day(expected))
         found, before, made = map(by_user, (now, lines, expected))
         assert found == {key: (made if "clips" in key[1] else before)[key] for key in made.keys() | before.keys()}
         assert sum(row.billed_nanousd for row in now) - sum(row.billed_nanousd for row in lines) == -12_345_000
@@ -174,11 +190,7 @@ def test_a_late_cost_is_charged_on_a_day_on_which_nothing_was_before(books: Book
             books.add(Used(late, Metric.JOB_MICROUSD, cost, "veo", user_id=name, provider="fal"))
         for _ in range(2):
             charge(books.engine, BOOK, noon(today))
-            lines, of_days = recorded(books.engine, MAY)
-            expected = books.expected(MAY, today)
-            assert by_user(lines) == by_user(expected)
-            assert of_days == by_day(expected)
-            assert of_days[late, "clips-fal:veo"] == (30_000_000 if cost > 0 else 20_000_000)
+            assert assert_charged(books, MAY, today)[late, "clips-fal:veo"] == (30_000_000 if cost > 0 else 20_000_000)
             with reading(books.engine) as session:
                 assert late not in charges.open_before(session, today)
 
@@ -193,8 +205,7 @@ def test_a_late_cost_is_charged_on_a_day_on_which_nothing_was_before(books: Book
 )
 def test_months_that_no_run_charged_are_charged_once_it_runs_again(books: Books, again: date, has_clips: bool) -> None:
     """A person had paused the schedule, while videos were stored, or made too."""
-    days = [FIRST + number * ONE_DAY for number in range((again - FIRST).days + 1)]
-    for day in days:
+    for day in each_day(FIRST, again):
         if has_clips:
             books.live(day)
         else:
@@ -204,18 +215,13 @@ def test_months_that_no_run_charged_are_charged_once_it_runs_again(books: Books,
     for _ in range(4):  # days that are over are rolled up some at a time
         charge(books.engine, BOOK, noon(again))
     for month in months(FIRST, again):
-        lines, of_days = recorded(books.engine, month)
-        expected = books.expected(month, again)
-        assert of_days == by_day(expected)
-        assert by_user(lines) == by_user(expected)
+        assert_charged(books, month, again)
 
 
 @pytest.mark.parametrize("cost", [12_345, -12_345])
 def test_what_is_learned_of_a_vendors_charges_later_than_that_changes_their_month_too(books: Books, cost: int) -> None:
     """As where a person compares a vendor's invoice, and ends doubts of the month before last."""
-    for number in range(6):
-        books.live(FIRST + number * ONE_DAY)
-        charge(books.engine, BOOK, noon(FIRST + number * ONE_DAY))
+    books.live_and_charge(6)
     today = date(2026, 8, 20)
     books.live(today)
     for _ in range(2):
@@ -227,17 +233,12 @@ def test_what_is_learned_of_a_vendors_charges_later_than_that_changes_their_mont
         for month in months(FIRST, today):
             lines, of_days = recorded(books.engine, month)
             expected = books.expected(month, today)
-            made = [{key: row for key, row in by_user(each).items() if "clips" in key[1]} for each in (lines, expected)]
-            assert made[0] == made[1]
-            assert {key: value for key, value in of_days.items() if "clips" in key[1]} == {
-                key: value for key, value in by_day(expected).items() if "clips" in key[1]
-            }
+            assert of_clips(by_user(lines)) == of_clips(by_user(expected))
+            assert of_clips(of_days) == of_clips(by_day(expected))
 
 
 def test_by_user_and_day_only_the_days_are_kept_that_may_still_change(books: Books) -> None:
-    for number in range(9):
-        books.live(FIRST + number * ONE_DAY)
-        charge(books.engine, BOOK, noon(FIRST + number * ONE_DAY))
+    books.live_and_charge(9)
     today = FIRST + 8 * ONE_DAY
     kept = {today - n * ONE_DAY for n in range(CHANGES_FOR.days + 1)}
     with reading(books.engine) as session:
@@ -273,9 +274,7 @@ def test_a_run_that_is_killed_at_any_day_is_made_good_by_the_next(
         for count in (1, 2, 3, 0):  # noqa: B007  `die` counts down
             with suppress(KilledError):
                 charge(books.engine, BOOK, noon(today))
-    lines, of_days = recorded(books.engine, date(2026, 6, 1))
-    expected = books.expected(date(2026, 6, 1), days[-1])
-    assert (by_user(lines), of_days) == (by_user(expected), by_day(expected))
+    assert_charged(books, date(2026, 6, 1), days[-1])
 
 
 def test_what_is_used_while_days_are_rolled_up_is_charged_once(books: Books) -> None:
@@ -303,15 +302,11 @@ def test_what_is_used_while_days_are_rolled_up_is_charged_once(books: Books) -> 
         books.used[one._replace(quantity=0)] += one.quantity
     charge(books.engine, BOOK, noon(days[5]))
     for month in months(FIRST, days[5]):
-        lines, of_days = recorded(books.engine, month)
-        expected = books.expected(month, days[5])
-        assert (by_user(lines), of_days) == (by_user(expected), by_day(expected))
+        assert_charged(books, month, days[5])
 
 
 def test_a_budget_of_a_user_counts_rolled_up_days_too(books: Books) -> None:
-    for number in range(20):
-        books.live(FIRST + number * ONE_DAY)
-        charge(books.engine, BOOK, noon(FIRST + number * ONE_DAY))
+    books.live_and_charge(20)
     today = FIRST + 19 * ONE_DAY
     policy = BudgetPolicy(
         daily_usd=None, budgets=tuple(Budget(scope=scope, usd=Decimal(1)) for scope in ("user:ann", "tier:free"))
@@ -325,9 +320,7 @@ def test_a_budget_of_a_user_counts_rolled_up_days_too(books: Books) -> None:
 
 
 def test_an_export_has_each_cost_once_and_tells_the_days_of_each_line(books: Books) -> None:
-    for number in range(12):
-        books.live(FIRST + number * ONE_DAY)
-        charge(books.engine, BOOK, noon(FIRST + number * ONE_DAY))
+    books.live_and_charge(12)
     lines, of_days = recorded(books.engine, date(2026, 6, 1))
     assert sum(line.billed_nanousd for line in lines) == sum(of_days.values())
     spans_of = {(line["ChargePeriodStart"], line["ChargePeriodEnd"]) for line in map(detail, lines)}
@@ -342,9 +335,7 @@ def test_an_export_has_each_cost_once_and_tells_the_days_of_each_line(books: Boo
 
 
 def test_a_recount_finds_a_month_whose_users_do_not_sum_to_its_days(books: Books) -> None:
-    for number in range(8):
-        books.live(FIRST + number * ONE_DAY)
-        charge(books.engine, BOOK, noon(FIRST + number * ONE_DAY))
+    books.live_and_charge(8)
     month = sa.and_(charge_months.c.month == date(2026, 6, 1), charge_months.c.sku == "r2-storage-standard")
     with transaction(books.engine, "test") as session:
         more = sa.update(charge_months).where(month, charge_months.c.user_id == "")
