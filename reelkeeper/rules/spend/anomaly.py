@@ -3,15 +3,17 @@
 A day is odd if it leaves the usual range (see `residuals`) by a number of spreads, by a percentage, and by an amount
 of dollars. Today is judged too, although it is not over: it can only be too high. After an odd day its series is silent
 for some days. An odd total is reported once, with its main parts. Before a series is two weeks old, a day is
-odd that costs several times as much as the day before.
+odd that costs several times as much as the day before. Where nobody looked for days, each of them is judged.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from math import log
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -33,6 +35,7 @@ _FULL: Final = 100  # percent
 _NAMED: Final = 3  # services in a finding
 _SPREADS: Final = 4.2  # beyond which a cost is odd; `python -m bench anomalies` has what is found and what is false
 QUIET_DAYS: Final = 3  # after a reported anomaly, in which its series is not reported again
+_RECENT: Final = 2  # days, today included, whose oddness is news where the flow runs each day
 _EARLY_FACTOR: Final = 3  # in the first two weeks, a day is odd that costs more than this many times the day before
 HISTORY_DAYS: Final = 800  # yearly patterns are learnt from two years
 
@@ -92,26 +95,40 @@ class Odd(NamedTuple):
 
 
 def findings(
-    charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime, jobs: Iterable[JobTotal] = ()
+    charges: Iterable[Charge],
+    policy: AnomalyPolicy,
+    as_of: datetime,
+    jobs: Iterable[JobTotal] = (),
+    since: date | None = None,
 ) -> list[Finding]:
-    """Report what is odd about today, yesterday, or a run of days up to yesterday.
+    """Report what is odd about today, yesterday, the days since `since`, or a run of days up to these.
 
     Args:
         charges: of the last `HISTORY_DAYS`, in any order; they may be sums.
         policy: the thresholds.
         as_of: now; its UTC day is not over yet.
         jobs: the cost of those days' jobs, by provider and model.
+        since: the day on which they were last judged.
 
     """
     spending = by_scope(charges, as_of.date(), jobs)
     judged = judge_all(spending, policy)
-    odd = {scope: news(days, policy) or _early(spending, scope, days, policy) for scope, days in judged.items()}
-    total = odd.get(TOTAL)
-    parts = [scope for scope, own in odd.items() if own and total and scope != TOTAL and own.began == total.began]
+    # guard spend.odd_since: what was odd while the flow did not run for days is never told
+    recent = max(_RECENT, (as_of.date() - since).days + 1 if since else 0)
+    odd = {
+        scope: news(days, policy, recent) or _early(spending, scope, days, policy, recent)
+        for scope, days in judged.items()
+    }
+    parts = defaultdict[tuple[date, bool], list[str]](list)
+    for scope, own in odd.items():
+        for anomaly in own if scope != TOTAL else ():
+            parts[anomaly.began].append(scope)
+    totals = {anomaly.began for anomaly in odd.get(TOTAL, ())}
     return [
-        _finding(scope, anomaly, judged, as_of.date(), parts if scope == TOTAL else ())
-        for scope, anomaly in odd.items()
-        if anomaly and scope not in parts
+        _finding(scope, anomaly, judged, as_of.date(), parts[anomaly.began] if scope == TOTAL else ())
+        for scope, own in odd.items()
+        for anomaly in own
+        if scope == TOTAL or anomaly.began not in totals
     ]
 
 
@@ -133,16 +150,16 @@ def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:
     return found
 
 
-def news(days: Days, policy: AnomalyPolicy) -> Odd | None:
-    """Return the last odd day if it is still news: today, yesterday, or one that has continued until yesterday."""
-    places, yesterday = odd_days(days, policy), len(days) - 2
-    if not places or (day := days[places[-1]]) is None:
-        return None
-    since = [n for n in range(places[-1], len(days)) if _direction(days[n], policy) == day.direction]
-    if since[-1] < yesterday:
-        return None
-    excess = sum(verdict.actual - verdict.expected for n in since if (verdict := days[n]))
-    return Odd(day, round(excess), goes_on=len(since) > 1)
+def news(days: Days, policy: AnomalyPolicy, recent: int) -> list[Odd]:
+    """Return the odd days among the last `recent`, today included, and the last of all if it goes on until these."""
+    found = []
+    for place, following in pairwise([*odd_days(days, policy), len(days)]):
+        day = cast("Judged", days[place])  # which is odd
+        since = [n for n in range(place, following) if _direction(days[n], policy) == day.direction]
+        if (since[-1] if following == len(days) else place) >= len(days) - recent:
+            excess = sum(verdict.actual - verdict.expected for n in since if (verdict := days[n]))
+            found.append(Odd(day, round(excess), goes_on=len(since) > 1))
+    return found
 
 
 def _direction(verdict: Judged | None, policy: AnomalyPolicy) -> int:
@@ -158,17 +175,17 @@ def _not_over(days: Days) -> Days:
     return days
 
 
-def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) -> Odd | None:
-    """Compare today and yesterday with the day before, if the history is too short."""
-    values = spending.series.get(scope, ())
-    for n in range(len(values) - 1, max(len(values) - 3, 0), -1):
+def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy, recent: int) -> list[Odd]:
+    """Compare the last `recent` days, each with the day before, if the history is too short."""
+    values, found = spending.series.get(scope, ()), []
+    for n in range(max(len(values) - recent, 1), len(values)):
         actual, before = values[n], values[n - 1]
         # guard spend.taken_back: after a day on which more was taken back than spent, no budget is checked
         if days[n] is not None or actual is None or not before or before < 0:
             continue
         if actual > before * _EARLY_FACTOR and actual - before >= policy.floor_usd * NANO:
-            return Odd(Judged(spending.day(n), actual, log(actual / before), 1), actual - before, goes_on=False)
-    return None
+            found.append(Odd(Judged(spending.day(n), actual, log(actual / before), 1), actual - before, goes_on=False))
+    return found
 
 
 def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date, within: Iterable[str]) -> Finding:

@@ -65,7 +65,7 @@ def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: da
         *budget.findings(spent.charges, budgets, as_of, spent.since),
         *limits.findings(spent.limits),
         *breach.findings(spent.charges, budgets, as_of, spent.forecasts),
-        *anomaly.findings(spent.charges, oddness, as_of, spent.jobs),
+        *anomaly.findings(spent.charges, oddness, as_of, spent.jobs, spent.since),
         *drift.findings(spent.charges, oddness, as_of),
         *findings(spent.missing, spent.trouble),
     ]

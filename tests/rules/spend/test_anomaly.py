@@ -107,6 +107,24 @@ def test_an_anomaly_that_continues_after_the_quiet_days_is_news_again() -> None:
     assert found(spend(odd={("compute", n): 3 for n in range(1, 6)})) == [("total", "2026-11-23")]
 
 
+def test_what_was_odd_while_nobody_looked_is_told_as_daily_checks_would_have() -> None:
+    odd = {("compute", n): 3.0 for n in (20, 19, 12, 11, 10, 9, 8, 7)} | {("compute", 3): 9.0, ("r2-class-a", 5): 3.0}
+    charges, daily = spend(odd=odd), set[tuple[str, str]]()
+    for n in range(15, -1, -1):
+        daily |= {*found([one for one in charges if one.day <= ago(n)], as_of=NOW - timedelta(days=n))}
+    told = [(one.scope, one.period) for one in findings(charges, POLICY, NOW, since=ago(16))]
+    assert {*told} == daily
+    assert len(told) == len(daily) == 4  # the longest, which goes on after the quiet days, twice
+    assert {period for _, period in told} == {f"{ago(n)}" for n in (12, 8, 5, 3)}
+
+
+def test_each_day_of_a_new_account_since_the_last_check_is_compared_with_the_day_before() -> None:
+    charges = [charge(usd, ago(n), service="api") for n, usd in enumerate(["3", "3", "3", "30", "3", "3"])]
+    assert found(charges) == []
+    assert {one.period for one in findings(charges, POLICY, NOW, since=ago(4))} == {f"{ago(3)}"}
+    assert findings(charges, POLICY, NOW, since=ago(2)) == []
+
+
 def test_a_few_cents_are_no_news() -> None:
     cheap = [item._replace(list_nanousd=item.list_nanousd // 100) for item in spend(odd={("compute", 1): 5})]
     assert found(cheap) == []
