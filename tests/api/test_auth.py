@@ -248,7 +248,9 @@ def test_a_caller_over_the_rate_limit_is_told_how_long_to_wait(world: World, app
     app_state.load.limit(AccessPolicy(requests_a_second=0.01, burst=2))
     _, text = tokens.create(world.workspace.engine, "often", tuple(Scope), author="test")
     client = TestClient(create_app(app_state), headers={"Authorization": f"Bearer {text}"})
-    assert [client.get("/v1/none").status_code for _ in range(3)] == [404, 404, 429]
+    answers = [client.get("/v1/none") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [404, 404, 429]
+    assert [answer.headers["ratelimit"].partition(";t")[0] for answer in answers] == [f'"token";r={n}' for n in (1, 0, 0)]
     answer = client.get("/v1/none")
     problem(answer, 429)
     assert 90 <= int(answer.headers["retry-after"]) <= 101

@@ -139,6 +139,8 @@ def _measure(kind: str, tests: list[str], into: Path) -> None:
     chosen = ["-q", *_CHOSEN[kind], "--numprocesses", "2", "--dist", "loadfile", "-p", "no:randomly", *tests]
     measure = ["--cov=reelkeeper", f"--cov-config={settings}", "--cov-context=test", "--cov-report="]
     code = subprocess.run([sys.executable, "-m", "pytest", *chosen, *measure], cwd=ROOT, check=False).returncode
+    data = CoverageData(str(into))
+    data.read()
     # One that fails is told, and asked no mutant in vain: what it says without the change is asked as well.
-    if code not in _MEASURED:
+    if code not in _MEASURED or (code == 1 and data.measured_contexts() <= {""}):  # 1, too, where none was collected
         raise SystemExit(f"pytest ended with {code}: nothing is known of which tests run a line")

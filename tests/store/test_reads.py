@@ -19,6 +19,7 @@ from reelkeeper.store.jobs import breakers, claims, lanes, queue, slots, vendor_
 from reelkeeper.store.lifecycle import backlog, doubts, notices, plan_progress, plan_results, plans, purges, swaps
 from reelkeeper.store.lifecycle.notices import Undelivered
 from reelkeeper.store.removals import takedowns
+from reelkeeper.store.sync import lost
 from reelkeeper.store.tables import videos
 from reelkeeper.store.videos import cache, stock, user_data
 from reelkeeper.store.videos.videos import live_seconds
@@ -99,6 +100,11 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         STANDS | {"notice_deliveries": WAITS},
         notices.undelivered,
         [Undelivered(f"endpoint_id of {name}", 1, at) for name, at in (("ann", OF_ANN), ("bob", OF_BOB))],
+    ),
+    "notices that have ended, to endpoints that have not accepted them": (
+        {"notice_deliveries": WAITS},
+        notices.undelivered,
+        [],
     ),
     "whose days of notice are over": (
         TOLD,
@@ -434,6 +440,21 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         lambda session: user_data.stored_videos(session, "ann", "", 9),
         [],
     ),
+    "objects that are no videos": (
+        {"orphans": {"verdict": "not_a_video"}},
+        lambda session: [*user_data.other_files(session)][2:4],
+        [("ann/orphan", 7), ("ann/put", 7)],
+    ),
+    "objects that may be videos": (
+        {"orphans": {"verdict": "unowned"}},
+        lambda session: [*user_data.other_files(session)],
+        [],
+    ),
+    "videos that a run has lost": (
+        {"videos": {"state": "lost"}},
+        lambda session: [lost.videos_of_run(session, f"run_id of {name}") for name in ("ann", "eve")],
+        [[VIDEO], []],
+    ),
     "the length of a video": ({}, lambda session: live_seconds(session, VIDEO), 0.5),
     "the length of a video that is not live": (
         {"blobs": {"state": "retired"}},
@@ -560,6 +581,11 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
             queue.counted(session),
         ),
         (["jobs 1"], OF_ANN, {"queued": 2}),
+    ),
+    "jobs that wait no more, and the oldest": (
+        {"jobs": {"state": "running"}},
+        lambda session: (queue.oldest_waiting(session), queue.counted(session)),
+        (None, {"running": 2}),
     ),
     "jobs that wait to be sent": (
         {"jobs": {"provider_key": None}},

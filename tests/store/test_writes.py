@@ -26,6 +26,7 @@ from reelkeeper.store.lifecycle.doubts import Doubt, Suspect
 from reelkeeper.store.lifecycle.restorable import Restorable
 from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.removals import takedowns
+from reelkeeper.store.sync import lost
 from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos import cache, holds, in_place, intents, overwrites, uploads
 from reelkeeper.store.videos.conditions import DELETED, DELETED_COUNTED, TAKEN_DOWN
@@ -553,6 +554,20 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         {"videos": {"state": "retired", "generation": 8}, "blobs": {"state": "retired"}},
         lambda session: restorable.bring_back(session, RESTORABLE, "run", GRACE),
         {"blobs 1": {"retired_at": ..., "purge_after": ..., "retire_reason": ..., "run_id": "run"}},
+    ),
+    "bytes that the service had deleted are there again": (
+        {"blobs": {"state": "gone", "retire_reason": "deleted by the service"}, "videos": {"state": "gone"}},
+        lambda session: lost.revive(session, [1, 11], "run", GRACE),
+        {
+            "blobs 1": {"state": "live", "retire_reason": None, "run_id": "run"},
+            "blobs 11": RETIRED | {"retire_reason": ...},
+            VIDEO: {"state": "live", "run_id": "run"},
+        },
+    ),
+    "bytes that went otherwise are there again": (
+        {"blobs": {"state": "gone"}, "videos": {"state": "gone"}},
+        lambda session: lost.revive(session, [1, 11], "run", GRACE),
+        {},
     ),
     "a swap is undone": (
         {

@@ -103,7 +103,7 @@ def test_added_and_purged_bytes_are_recorded_by_day_zeros_included(store: sa.Eng
     with transaction(store, "test") as session:
         session.execute(sa.update(deployment).values(created_at=NOW - 4 * ONE_DAY))
         blob_id = session.execute(sa.select(blobs.c.id).where(blobs.c.state == "gone")).scalar_one()
-        append(session, [Event("purge", "run", blob_id=blob_id), Event("retire", "run", blob_id=blob_id)])
+        append(session, [Event(event, "run", blob_id=blob_id) for event in ("retire", "purge", "retire")])
     sample_storage(store)
     assert used(store, Metric.UPLOADED_BYTES) == {"": sum(STATES.values()) - STATES["pending"] + 7 + 1}
     assert used(store, Metric.DELETED_BYTES) == {"": 100}

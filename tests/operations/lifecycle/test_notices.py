@@ -36,6 +36,7 @@ from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.core import deployment
+from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.core.prune_records import KINDS, delete
@@ -509,6 +510,9 @@ def test_a_kept_video_stays_for_its_days_and_gets_a_new_notice(service: Service)
     again = keep(service.engine, "v1", by="shop", key="k2")
     assert again.until - kept.until == timedelta(days=30)  # from when it would go
     assert (kept.times, again.times) == (1, 2)
+    with reading(service.engine) as session:
+        recorded = [one.event for one in events(session, event="keep", video_id="v1")]
+    assert [(one.run_id, one.detail["times"]) for one in recorded] == [("shop", 2), ("shop", 1)]
     explained = explain(service.engine, "v1", "", lambda: True)
     assert explained.next_at == again.until
     with pytest.raises(KeepRefused) as refused:

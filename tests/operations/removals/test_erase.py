@@ -131,6 +131,8 @@ def test_only_amounts_under_a_pseudonym_are_left_of_an_erased_user(shop: World) 
     assert accounts.recount(engine) == []
     with reading(engine) as session:
         verify(session)
+        (begun,) = events(session, event="erase_begin")
+        assert (begun.event.user_id, begun.event.run_id) == (done.pseudonym, "erase-1")
         granted = [item.event for item in events(session, event="credits_grant")]
         assert {(event.user_id, event.detail["microusd"]) for event in granted} == {
             (done.pseudonym, 5),
