@@ -1,5 +1,6 @@
 """Check spend against budgets and for anomalies."""
 
+from datetime import date
 from typing import Annotated
 
 from prefect import flow
@@ -28,7 +29,7 @@ def monitor_costs(
     whatever `as_of` says.
     """
     now, run_id = runs.scheduled_time(), runs.run_id()
-    as_of, charged, trouble = as_of or now, 0, ""
+    as_of, charged, trouble = as_of or now, list[date](), ""
 
     with runs.workspace() as workspace:
         rules = followed(workspace.engine, budget=budget, anomaly=anomaly, book=book)
@@ -38,11 +39,11 @@ def monitor_costs(
         first = watch.first_day(as_of)
         spent = spending.read(workspace.engine, as_of, first=first, users=rules.budget.users(), trouble=trouble)
 
-        found = watch.judge(spent, rules.budget, rules.anomaly, as_of)
+        found = watch.judge(spent, rules.budget, rules.anomaly, as_of, charged)
 
         observed = None
         if not dry_run:
             observed = alerts.observe(workspace.engine, found, rules=watch.RULES, run_id=run_id)
             alerts.deliver(workspace.engine)
         reports.show_picture(workspace.engine, "spend", as_of, rules.budget)
-        return spending.publish(spent, found, run_id=run_id, as_of=as_of, charged=charged, observed=observed)
+        return spending.publish(spent, found, run_id=run_id, as_of=as_of, charged=len(charged), observed=observed)

@@ -250,7 +250,9 @@ def test_a_caller_over_the_rate_limit_is_told_how_long_to_wait(world: World, app
     client = TestClient(create_app(app_state), headers={"Authorization": f"Bearer {text}"})
     answers = [client.get("/v1/none") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [404, 404, 429]
-    assert [answer.headers["ratelimit"].partition(";t")[0] for answer in answers] == [f'"token";r={n}' for n in (1, 0, 0)]
+    assert [answer.headers["ratelimit"].partition(";t")[0] for answer in answers] == [
+        f'"token";r={n}' for n in (1, 0, 0)
+    ]
     answer = client.get("/v1/none")
     problem(answer, 429)
     assert 90 <= int(answer.headers["retry-after"]) <= 101

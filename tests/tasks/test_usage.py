@@ -22,7 +22,7 @@ def test_usage_collected_by_a_run_is_charged_and_read_back(
     as_of = datetime.now(UTC)
     list(bucket.pages())
     assert spending.collect.fn(workspace, as_of).trouble == ""
-    assert spending.charge.fn(workspace.engine, PriceBook(), as_of) == 1
+    assert spending.charge.fn(workspace.engine, PriceBook(), as_of) == [as_of.date()]
     with reading(sqlite_engine) as session:
         charged = charges.between(session, as_of.date().replace(day=1), as_of.date())
         (listing,) = [charge for charge in charged if charge.service == "r2-class-a"]

@@ -6,10 +6,10 @@ admit or end one hold the deployment row, so that nothing is added between the c
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 
-from reelkeeper.model.money import JobTotal, Metric, Used
+from reelkeeper.model.money import JobTotal, Metric, Used, each_day, end_of_month
 from reelkeeper.model.requests import Declined, RefusedFor
 from reelkeeper.rules.core import limit_scopes
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
@@ -172,6 +172,22 @@ def uses(session: Session, policy: AdmissionPolicy, as_of: datetime) -> list[Lim
         found += job_totals.of_kind(session, kind, _periods(as_of), least * limits.NEARLY // 100)
     of_all = list(_uses_of_all(session, policy, as_of))
     return sorted([*of_all, *limits.uses(policy.spend_limits, found, as_of)], key=lambda use: -use.percent)
+
+
+def ended(session: Session, policy: AdmissionPolicy, since: date, as_of: datetime) -> list[LimitUse]:
+    """List the limits that were used up, or refused a job, in the days and months that have ended since day `since`.
+
+    What is in flight counts in the periods that go on.
+    """
+    days = each_day(since, as_of.date() - timedelta(days=1))
+    of_days = [(day, uses(session, policy, datetime.combine(day, time(), UTC))) for day in days]
+    found = [
+        use._replace(in_flight_microusd=0)
+        for day, of_day in of_days
+        for use in of_day
+        if use.period is Period.DAY or day == end_of_month(day)
+    ]
+    return [use for use in found if use.percent >= budget.FULL or use.refusals]
 
 
 def _uses_of_all(session: Session, policy: AdmissionPolicy, as_of: datetime) -> Iterator[LimitUse]:

@@ -87,7 +87,7 @@ def collect(engine: Engine, client: Client | None, as_of: datetime) -> Collected
     return Collected(day, tuple(missing), trouble)
 
 
-def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
+def charge(engine: Engine, book: PriceBook, as_of: datetime) -> list[date]:
     """Charge the month of `as_of` and those before it, and roll up days that are over; returns the days charged.
 
     A month before has the prices that were in force at its end: those of a new month do not change its bill. Where
@@ -95,7 +95,7 @@ def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
     """
     day = as_of.date()
     month = day.replace(day=1)
-    charged = sum(_charge_earlier(engine, each, day) for each in _months_before(engine, month))
+    charged = [each for before in _months_before(engine, month) for each in _charge_earlier(engine, before, day)]
     charged += charge_month(engine, book, month, day)
     with reading(engine) as session:
         left = charges.open_before(session, day - CHANGES_FOR)  # by an earlier version
@@ -110,12 +110,14 @@ def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
 def _months_before(engine: Engine, month: date) -> list[date]:
     """List the months before `month` that may lack charges.
 
-    They are the one before it, those since the last charged day, in which no run may have charged, and those of which
-    another cost of clips was learned since: a person may end a doubt, or compare a vendor's invoice, months later.
+    They are the one before it, those since the last charged day, or the first day with usage where none is charged, in
+    which no run may have charged, and those of which another cost of clips was learned since: a person may end a doubt,
+    or compare a vendor's invoice, months later.
     """
     before, oldest = (month - _ONE_DAY).replace(day=1), (month - _LEARNED_WITHIN).replace(day=1)
     with reading(engine) as session:
-        last = charge_reports.last_day(session) or before
+        # guard charges.first_run: what was used in the months before the flow's first run is missing from the bill
+        last = charge_reports.last_day(session) or usage.first_day(session, CHARGED) or before
         # guard charges.late: what is learned of a vendor's charges after the next month counts in no bill
         found = charge_reports.unlike(session, MICRO_DOLLARS, OF_CLIPS, oldest, before - _ONE_DAY)
     # guard charges.months: months in which the flow was paused are missing from the bill for ever
@@ -126,26 +128,26 @@ def _months_before(engine: Engine, month: date) -> list[date]:
     return sorted(set(found))
 
 
-def _charge_earlier(engine: Engine, month: date, today: date) -> int:
+def _charge_earlier(engine: Engine, month: date, today: date) -> list[date]:
     end = next_month(month)
     last = end - _ONE_DAY
     with reading(engine) as session:
         if not any(usage.days(session, month, last, metrics=CHARGED, of_users=False)):
-            return 0
+            return []
         try:
             earlier = policies.at(session, versions.before(session, datetime.combine(end, time(), UTC)))
         # guard charges.earlier_prices: for a month nothing is charged, and no budget alerts, after an upgrade
         except SchemaError as error:
             _log.warning("the bill of %s stays as it is, and gets no late charges: %s", f"{month:%Y-%m}", error)
-            return 0
+            return []
         is_open = any(each >= month for each in charges.open_before(session, end))
         is_whole = bool(charge_reports.settled(session, last, last))
     is_over = today - CHANGES_FOR >= end and is_whole and not is_open
     return charge_month(engine, earlier.book, month, today, is_over=is_over)
 
 
-def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, is_over: bool = False) -> int:
-    """Charge each day of a month up to `today` whose charges are missing or stale; returns how many days.
+def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, is_over: bool = False) -> list[date]:
+    """Charge each day of a month up to `today` whose charges are missing or stale; returns these days.
 
     A day is charged by user until its usage can no longer change. Then it is rolled up: what is learned later is added
     to its sums and to its month's. Of a month that `is_over`, only what vendors take may still change.
@@ -182,25 +184,29 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, i
             if not is_over:
                 nanousd = sum(cost.billed_nanousd for cost in of_day if cost.item.service not in MAKING)
                 spend_counters.note_charged(session, day, -(-nanousd // NANO_IN_MICRO))
-    return len(stale)
+    return sorted(stale)
 
 
 def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
     """Read the charges since `first`, separately for `users`, the last forecast, and the days that are missing.
 
-    Today is missing only once it is over.
+    Today is missing only once it is over. Limits are those of now, and those that were used up when a day or month
+    ended since the last check.
     """
     today = as_of.date()
     with reading(engine) as session:
         checked = deployment.beats(session).get("monitor_costs")
+        since, admission = checked and checked.last_ok_at.date(), policies.in_force(session).policies.admission
+        # guard spend.limits_ended: a limit that refuses jobs between the last check of a day and its end is never told
+        over = limits.ended(session, admission, since, as_of) if since else []
         return Spent(
             charge_reports.by_scope(session, first, today, users),
             forecasts.latest(session, as_of),
             usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
             trouble,
-            limits.uses(session, policies.in_force(session).policies.admission, as_of),
+            [*limits.uses(session, admission, as_of), *over],
             job_totals.by_day(session, ("provider", "model"), first, today),
-            checked and checked.last_ok_at.date(),
+            since,
         )
 
 

@@ -112,7 +112,11 @@ class Span(NamedTuple):
 
 
 def findings(
-    charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime, since: date | None = None
+    charges: Iterable[Charge],
+    policy: BudgetPolicy,
+    as_of: datetime,
+    since: date | None = None,
+    charged: Iterable[date] = (),
 ) -> list[Finding]:
     """Report the crossed budgets, each at its highest level.
 
@@ -120,11 +124,12 @@ def findings(
         charges: of the days from the earlier of yesterday and `since`, with their months, to today, in any order.
         policy: the budgets.
         as_of: now; its UTC day is not over yet.
-        since: the day on which they were last checked.
+        since: the day on which they were last checked; None: never.
+        charged: the days whose charges have just changed.
 
     """
     found = []
-    for span in spans(charges, policy, as_of, since):
+    for span in spans(charges, policy, as_of, since, charged):
         least = 1 if as_of.date() <= span.last else FULL  # of a past period, only an excess is news
         levels = [level for level in policy.levels_percent if level >= least]
         crossed = [level for level in levels if span.spent * FULL >= span.limit * level]
@@ -133,16 +138,23 @@ def findings(
 
 
 def spans(
-    charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime, since: date | None = None
+    charges: Iterable[Charge],
+    policy: BudgetPolicy,
+    as_of: datetime,
+    since: date | None = None,
+    charged: Iterable[date] = (),
 ) -> Iterator[Span]:
     """Return each budget with its spend in today's period, and in those of yesterday and since `since` that differ.
 
-    A user's daily budget is of today and yesterday only: what a user cost on earlier days is kept by month.
+    Those of the days just `charged` are checked again, unless this is the first check. A user's daily budget is of
+    today and yesterday only: what a user cost on earlier days is kept by month.
     """
     charges, today = list(charges), as_of.date()
     # guard spend.since: what was overspent while the flow did not run for days is never told
     first = min(since or today, today - _A_DAY)
-    days = list(each_day(first, today))
+    # guard spend.charged: a budget that is exceeded by what Cloudflare says days later is never told
+    again = {day for day in charged if day < today} if since else set[date]()
+    days = sorted({*each_day(first, today), *again})
     months = sorted({day.replace(day=1) for day in days})
     for budget in policy.all_budgets():
         own = [charge for charge in charges if _belongs(charge, budget.scope)]

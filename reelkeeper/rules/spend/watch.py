@@ -59,10 +59,12 @@ class CostsReport(RunReport):
     trouble: str = ""
 
 
-def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: datetime) -> list[Finding]:
-    """Evaluate every rule."""
+def judge(
+    spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: datetime, charged: Sequence[date] = ()
+) -> list[Finding]:
+    """Evaluate every rule. `charged` are the days whose charges have just changed."""
     return [
-        *budget.findings(spent.charges, budgets, as_of, spent.since),
+        *budget.findings(spent.charges, budgets, as_of, spent.since, charged),
         *limits.findings(spent.limits),
         *breach.findings(spent.charges, budgets, as_of, spent.forecasts),
         *anomaly.findings(spent.charges, oddness, as_of, spent.jobs, spent.since),

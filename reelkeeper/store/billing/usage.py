@@ -79,6 +79,13 @@ def _used(row: Sequence[Any]) -> Used:
     return Used(day, _METRICS[metric], quantity, resource, storage_class, user_id, _SOURCES[source], sampled, provider)
 
 
+def first_day(session: Session, metrics: Sequence[Metric]) -> date | None:
+    """Return the first day on which the account has usage of any of `metrics`; None: there is none."""
+    column = usage_days.c
+    known = sa.select(sa.func.min(column.day)).where(column.metric.in_(metrics), column.user_id == "")
+    return session.execute(known).scalar()
+
+
 def days_of_users(session: Session, first: date, last: date) -> list[date]:
     """List the days from `first` to `last` that have usage of users."""
     column = usage_days.c

@@ -15,6 +15,8 @@ from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.rules.billing.catalogue import JobPrice
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.policies import Policies
+from reelkeeper.rules.spend import budget
+from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.billing import charge_reports
 from reelkeeper.store.billing.charges import between, replace
 from reelkeeper.store.billing.usage import days, missing_days, record
@@ -24,6 +26,7 @@ from reelkeeper.store.tables import (
     blobs,
     charge_months,
     deployment,
+    heartbeats,
     orphans,
     policy_versions,
     usage_days,
@@ -200,7 +203,7 @@ def stored(day: int, gigabytes: int, user_id: str = "") -> Used:
 def test_a_month_is_charged_to_users_and_sums_to_the_bill(store: sa.Engine) -> None:
     note(store, *(stored(day, 15) for day in range(1, 31)), *(stored(day, 6, "ann") for day in range(1, 31)))
     note(store, Used(JUNE, Metric.JOBS, 2, "veo"), Used(JUNE, Metric.JOBS, 2, "veo", user_id="bob"))
-    assert charge_month(store, BOOK, JUNE, date(2026, 7, 9)) == 30
+    assert len(charge_month(store, BOOK, JUNE, date(2026, 7, 9))) == 30
     rows = charges(store, JUNE)
     assert sum(row.billed_nanousd for row in rows) == 75_000_000 + 30_000_000  # 15 - 10 GB-months, and two jobs
     assert sum(row.list_nanousd for row in rows if row.user_id == "ann") == 90_000_000
@@ -210,11 +213,11 @@ def test_a_month_is_charged_to_users_and_sums_to_the_bill(store: sa.Engine) -> N
 
 def test_charging_again_touches_only_the_days_that_may_have_changed(store: sa.Engine) -> None:
     note(store, *(stored(day, 15) for day in range(1, 21)))
-    assert charge(store, BOOK, MID) == 20
+    assert len(charge(store, BOOK, MID)) == 20
     before = by_day(store, JUNE)
-    assert charge(store, BOOK, MID) == 1
+    assert charge(store, BOOK, MID) == [MID.date()]
     assert by_day(store, JUNE) == before
-    assert charge(store, BOOK, MID + 10 * ONE_DAY) == 11  # ten new ones, and the one that was not over
+    assert len(charge(store, BOOK, MID + 10 * ONE_DAY)) == 11  # ten new ones, and the one that was not over
 
 
 @pytest.mark.long
@@ -239,7 +242,7 @@ def test_a_change_of_prices_is_charged_from_the_first_of_the_month(store: sa.Eng
     note(store, *(Used(date(2026, 6, day), Metric.JOBS, 1) for day in range(1, 21)))
     charge(store, BOOK, MID)
     dearer = PriceBook(prices=JobPrice(base_usd=1, compute_usd=1))
-    assert charge(store, dearer, MID) == 20
+    assert len(charge(store, dearer, MID)) == 20
     assert sum(item.billed_nanousd for item in charges(store, JUNE)) == 20 * 1_005_000_000
 
 
@@ -313,3 +316,27 @@ def test_a_charge_that_was_killed_half_way_is_finished_by_the_next(store: sa.Eng
             session.execute(sa.delete(charge_months))
         charge(store, BOOK, MID)
         assert by_day(store, JUNE) == of_days
+
+
+@pytest.mark.parametrize(
+    ("late", "as_of", "told"),
+    [
+        (date(2026, 6, 14), MID, ["2026-06-14", "2026-06"]),
+        (date(2026, 6, 30), datetime(2026, 7, 2, 12, tzinfo=UTC), ["2026-06-30", "2026-06"]),
+    ],
+)
+def test_a_budget_that_cloudflares_late_figures_exceed_is_told(
+    sqlite_engine: sa.Engine, late: date, as_of: datetime, told: list[str]
+) -> None:
+    """Its token had expired, while the service wrote as never before: our own count knows nothing of that."""
+    note(sqlite_engine, *(Used(date(2026, 6, day), Metric.OPERATIONS, 1_000, "PutObject") for day in range(1, 31)))
+    charge(sqlite_engine, BOOK, as_of)
+    with transaction(sqlite_engine, "test") as session:
+        beat = {"flow": "monitor_costs", "period_seconds": 3600, "grace_seconds": 0, "run_id": "test"}
+        session.execute(sa.insert(heartbeats).values(**beat, last_ok_at=as_of))
+    theirs = Used(late, Metric.OPERATIONS, 90 * 10**6, "PutObject", source=UsageSource.CLOUDFLARE)
+    note(sqlite_engine, theirs)
+    changed = charge(sqlite_engine, BOOK, as_of)
+    known = spent(sqlite_engine, as_of, first=JUNE, users=[])
+    found = budget.findings(known.charges, BudgetPolicy(), as_of, known.since, changed)
+    assert [one.period for one in found if one.level == "150"] == told

@@ -218,6 +218,16 @@ def test_months_that_no_run_charged_are_charged_once_it_runs_again(books: Books,
         assert_charged(books, month, again)
 
 
+def test_months_before_the_first_run_are_charged_too(books: Books) -> None:
+    """Videos were made, at a flat price, for months in which `monitor_costs` was not switched on."""
+    today = date(2026, 8, 10)
+    for month in months(FIRST, today):
+        books.add(*(Used(month, Metric.JOBS, 1_000, "svd", user_id=name, provider="local") for name in ("", "ann")))
+    charge(books.engine, BOOK, noon(today))
+    for month in months(FIRST, today):
+        assert any(assert_charged(books, month, today).values())
+
+
 @pytest.mark.parametrize("cost", [12_345, -12_345])
 def test_what_is_learned_of_a_vendors_charges_later_than_that_changes_their_month_too(books: Books, cost: int) -> None:
     """As where a person compares a vendor's invoice, and ends doubts of the month before last."""

@@ -27,7 +27,7 @@ from reelkeeper.rules.spend.budget import BudgetPolicy, Period
 from reelkeeper.rules.spend.limits import RULE, SpendLimit
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
-from reelkeeper.store.tables import credit_holds, job_totals, jobs, reservations
+from reelkeeper.store.tables import credit_holds, heartbeats, job_totals, jobs, reservations
 from tests.children import FORKED
 from tests.marks import marked, without_decimals
 from tests.operations.asking import ask, claim, fox, make, quoted_cost, row
@@ -232,6 +232,26 @@ def test_a_limit_that_was_raised_is_not_used_up_by_what_the_earlier_one_refused(
     wanted = DEFAULTS.overridden(admission=AdmissionPolicy(spend_limits=after))
     policies.apply(funded, policies.effect_of(funded, wanted), author="ops", reason="a test")
     assert levels(funded) == {**left, "user:ben": "100"}
+
+
+@pytest.mark.parametrize(("last_check_days", "is_told"), [(3, True), (1, True), (0, False)])
+def test_a_limit_that_refused_a_job_between_the_last_check_of_a_day_and_its_end_is_told(
+    funded: sa.Engine, cost: int, last_check_days: int, is_told: bool
+) -> None:
+    put_in_force(funded, admission=limits(3 * cost // 2, "user:ann", "user:ben"))
+    queued(funded, "k1", 1)
+    assert isinstance(ask(funded, "k2", fox(seed=2)), Declined)
+    with reading(funded) as session:
+        today = now(session)
+    tomorrow = today + timedelta(days=1)
+    with transaction(funded, "test") as session:
+        beat = {"flow": "monitor_costs", "period_seconds": 3600, "grace_seconds": 0, "run_id": "test"}
+        last = tomorrow - timedelta(days=last_check_days)
+        session.execute(sa.insert(heartbeats).values(**beat, last_ok_at=last))
+    spent = metering.spent(funded, tomorrow, first=tomorrow.date(), users=[])
+    found = [one for one in watch.judge(spent, BudgetPolicy(), AnomalyPolicy(), tomorrow) if one.rule == RULE]
+    told = [("user:ann", f"{today:%Y-%m-%d}", "100")] if is_told else []
+    assert [(one.scope, one.period, one.level) for one in found] == told
 
 
 def test_a_wrong_total_is_found_and_corrected(funded: sa.Engine, cost: int) -> None:
