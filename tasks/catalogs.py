@@ -98,6 +98,7 @@ def reconcile(
     gaps = following.count_gaps(workspace, found)
     adopted, taken_back = orphans.adopt(workspace, found, lease=lease, run_id=run_id)
     sync.lose(workspace, found, lease=lease, run_id=run_id)
+    surveying.confirm_there(workspace, found)
     told = doubts.standing(workspace, (stored for _, stored in found.doubtful))
     in_question = sync.mend(workspace, found, lease=lease, run_id=run_id, grace=grace)
     explained = {*found.claimed, *told}

@@ -16,6 +16,7 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.alerts.alerts import acknowledge
 from reelkeeper.operations.core.lease import LeaseManager, alone
+from reelkeeper.operations.sync import following, sync
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.guard import BlastRadius
@@ -142,6 +143,24 @@ def test_a_video_that_the_service_overwrote_with_0_bytes_is_lost_and_named_by_ea
     assert scene.states() == {"v1": "lost"}
     again = sync_catalog(dry_run=False)
     assert (again.lost_videos, again.emptied) == (0, (key,))
+
+
+def test_an_upload_that_the_service_has_deleted_while_the_listing_ran_is_not_live(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob_id = scene.video("v1", age_days=1)
+    with transaction(scene.engine, "test") as session:
+        session.execute(sa.update(blobs).values(is_ours=False, etag="0" * 32))
+        (key,) = session.execute(sa.select(blobs.c.key)).scalars()
+
+    def delete_meanwhile(*_: object) -> None:
+        scene.double.client.delete_object(Bucket=BUCKET, Key=key)
+        with alone(scene.engine, following.LEASE) as held:  # its event
+            sync.record_deletions(scene.world.workspace, [blob_id], lease=held.lease, run_id="follow_bucket")
+
+    monkeypatch.setattr(following, "let_settle", delete_meanwhile)
+    sync_catalog(dry_run=False)
+    assert scene.states() == {"v1": "gone"}
 
 
 @pytest.mark.long

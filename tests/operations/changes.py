@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from reelkeeper.model import Grace
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.sync import adoption, orphans, sync
-from reelkeeper.operations.sync.survey import confirm_missing, survey
+from reelkeeper.operations.sync.survey import confirm_missing, confirm_there, survey
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -38,6 +38,7 @@ def sync_once(world: World, lease: Lease) -> list[str]:
     adoption.judge(world.workspace, found.scan_id, AdoptionLimits())
     orphans.adopt(world.workspace, found, lease=lease, run_id="sync")
     sync.lose(world.workspace, found, lease=lease, run_id="sync")
+    confirm_there(world.workspace, found)
     doubtful = sync.mend(world.workspace, found, lease=lease, run_id="sync", grace=Grace())
     sync.finish(world.workspace, found, "done")
     return doubtful

@@ -231,6 +231,7 @@ def _delete_videos(run: _Run) -> dict[int, str]:
     grace = run.workspace.in_force.policies.lifecycle.grace
     for some in _stored_videos(run):
         settle_claims(run.workspace, run_id=run.run_id, grace=grace, lease=run.lease, video_ids=some)
+        takedown.take_unnoticed(run.workspace, some, run.run_id)
         with transaction(run.workspace.engine, "erase.mark") as session:
             require_permission(session, run.lease)
             with quotas.counted(session, some):

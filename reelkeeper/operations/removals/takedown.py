@@ -26,6 +26,7 @@ from reelkeeper.operations.lifecycle.purge import purge_taken_down, settle_claim
 from reelkeeper.operations.removals import at_vendors
 from reelkeeper.operations.removals.at_vendors import AtVendor
 from reelkeeper.operations.videos import in_place, intents
+from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import quotas
@@ -173,10 +174,29 @@ def _take_down_all(
     kept: dict[int, str] = {}
     for start in range(0, len(video_ids), _BATCH):
         some = video_ids[start : start + _BATCH]
+        take_unnoticed(workspace, some, order.run_id)
         _mark(workspace.engine, some, because_of, order)
         _block(workspace, some, scratch, order.run_id)
         kept |= delete_marked(workspace, some, order.run_id)
     return kept
+
+
+def take_unnoticed(workspace: Workspace, video_ids: Sequence[str], run_id: str) -> None:
+    """Record what the service has stored at the keys of these videos by now, so that it goes with them.
+
+    Later, it would count as a new upload, and be served. A bucket that does not answer delays nothing: a repetition
+    looks again.
+    """
+    with reading(workspace.engine) as session:
+        keys = {target.blob_id: target.key for target in takedowns.targets(session, video_ids) if not target.is_ours}
+    with suppress(StorageError):
+        stored = workspace.bucket.stored(list(keys.values()))
+        found = [(blob_id, there) for blob_id, key in keys.items() if (there := stored[key])]
+        grace = workspace.in_force.policies.lifecycle.grace
+        with transaction(workspace.engine, "takedown.take_unnoticed") as session:
+            deployment.lock(session)
+            # guard takedown.unnoticed: the video that the service stored before a takedown goes live by the takedown
+            take_uploads(session, found, run_id=run_id, grace=grace)
 
 
 def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: TakedownOrder) -> None:

@@ -106,6 +106,21 @@ def confirm_missing(workspace: Workspace, result: Survey) -> None:
     result.missing = confirmed
 
 
+def confirm_there(workspace: Workspace, result: Survey) -> None:
+    """Send a HEAD for each object that the listing found where its row does not expect it, and leave out missing ones.
+
+    Those that the service has deleted meanwhile are gone, as their events have said by now, and would be live again.
+    """
+    with reading(workspace.engine) as session:
+        keys = scans.keys(session, result.reappeared + result.found)
+    stored = workspace.bucket.stored([*keys.values(), *(seen.key for _, seen in result.overwritten)])
+    # guard sync.still_there: what the service deleted while a listing ran is served again, and then alarms as lost
+    there = {blob_id for blob_id, key in keys.items() if stored[key]}
+    result.reappeared = [blob_id for blob_id in result.reappeared if blob_id in there]
+    result.found = [blob_id for blob_id in result.found if blob_id in there]
+    result.overwritten = [(blob_id, found) for blob_id, seen in result.overwritten if (found := stored[seen.key])]
+
+
 def compare(workspace: Workspace, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
     """Add differences between objects and rows to `result`, and the rows to `bits`; return objects without a row."""
     with reading(workspace.engine) as session:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from reelkeeper.model import Grace, StoredObject
 from reelkeeper.operations.alerts.events import record
+from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now
-from reelkeeper.store.lifecycle import notices
+from reelkeeper.store.lifecycle import notices, retirements
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.sync import lost
 from reelkeeper.store.videos import cache, overwrites
@@ -31,10 +32,11 @@ def take_uploads(
 
     `found` has the id of each blob and the object at its key. Rows that match by now, that Reelkeeper made,
     or that another purge than that of `claim_token` has claimed are left alone. A video's age is then that of the new
-    object. Its earlier bytes are retired, if they are at a key of ours. Where the object holds 0 bytes, the blob is
-    lost, and so is a video that shows it. The caller's transaction holds the deployment row.
+    object. Its earlier bytes are retired, if they are at a key of ours. One that its user deleted after the object was
+    stored stays deleted, with a new grace. Where the object holds 0 bytes, the blob is lost, and so is a video that
+    shows it. The caller's transaction holds the deployment row.
     """
-    overwritten = overwrites.find_overwritten(session, dict(found), claim_token)
+    overwritten = overwrites.find_overwritten(session, dict(found), claim_token, MAX_SKEW_FROM_BUCKET)
     # guard overwrites.emptied: a video whose upload was cut to 0 bytes is shown, and counts as healthy
     emptied = [overwrite.blob_id for overwrite in overwritten if not overwrite.found.size_bytes]
     lose(session, emptied, run_id)
@@ -46,6 +48,8 @@ def take_uploads(
     with quotas.counted(session, video_ids):
         at = now(session)
         new_ids = [overwrites.publish(session, overwrite, at, run_id=run_id, grace=grace) for overwrite in overwritten]
+        deleted = [new_id for overwrite, new_id in zip(overwritten, new_ids, strict=True) if overwrite.deleted_at]
+        retirements.retire_blobs(session, deleted, at, run_id=run_id, grace=grace)
         # guard takedown.overwritten: the service stores bytes that were taken down again, and they go live
         blocked = takedowns.find_blocked(session, new_ids)
         takedowns.mark(session, list(blocked), run_id)

@@ -16,7 +16,7 @@ from psycopg import sql
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
-from reelkeeper.errors import Frozen, IntegrityDoubt, Refused
+from reelkeeper.errors import Frozen, IntegrityDoubt, Refused, StoreBehind
 from reelkeeper.store.core import deployment, epochs
 from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.backup import ADD_CYCLE, DROP_CYCLE, count_on, driver, require_empty
@@ -39,7 +39,8 @@ def move(source: sa.Engine, url: str, *, by: str, tell: Callable[[str, int], obj
     """Move `source` to the empty database at `url`; return the rows by table, which `tell` hears of as they are copied.
 
     Raises Refused while another process has the store open, or where the new place holds another, Frozen where changes
-    are stopped, IntegrityDoubt where the two differ at the end, SchemaError. The old store then works as before.
+    are stopped, StoreBehind for a store that was copied or restored, IntegrityDoubt where the two differ at the end,
+    SchemaError. The old store then works as before.
     """
     require_current(source)
     target = open_engine(url)
@@ -84,6 +85,9 @@ def _is_moved(source: sa.Engine, to: str) -> bool:
         # guard move.frozen: changes that were stopped for a reason go on in the new store
         if row.frozen_at:
             raise Frozen(f"changes are stopped by {row.frozen_by}: {row.frozen_reason}. Nothing was moved: thaw first")
+        # guard move.away: a copy of the store counts as the original once it was moved, and purges what that has held
+        if why := epochs.why_away(session):
+            raise StoreBehind(f"{why}. Nothing was moved: reelkeeper db adopt first")
     return False
 
 

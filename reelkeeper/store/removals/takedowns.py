@@ -28,6 +28,7 @@ class Target(NamedTuple):
     etag: str | None
     sha256: str | None
     state: str
+    is_ours: bool
 
 
 class LockedVideo(NamedTuple):

@@ -72,6 +72,12 @@ def expected_keys(session: Session, blob_ids: Sequence[int]) -> dict[int, str]:
     return {row.id: row.key for row in rows}
 
 
+def keys(session: Session, blob_ids: Sequence[int]) -> dict[int, str]:
+    """Read the keys of these blobs."""
+    rows = session.execute(sa.select(blobs.c.id, blobs.c.key).where(one_of(session, blobs.c.id, blob_ids)))
+    return {row.id: row.key for row in rows}
+
+
 def stored_rows(session: Session, keys: Sequence[str], started_at: datetime) -> dict[int, str]:
     """Read the rows at `keys`, stored before `started_at`, whose objects should exist or are lost."""
     states = blobs.c.state.in_((*_EXPECTED, BlobState.LOST))

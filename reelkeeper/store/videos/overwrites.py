@@ -1,8 +1,8 @@
 """Find rows whose bytes the service has overwritten at its own keys, and publish the new bytes of their videos."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -23,10 +23,16 @@ class Overwritten(NamedTuple):
     user_id: str
     state: str
     found: StoredObject
+    deleted_at: datetime | None  # when its user deleted the video, after the object was stored
 
 
-def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_token: int | None) -> list[Overwritten]:
-    """List those rows of `found` that were overwritten, in the order in which the service stored the new objects."""
+def find_overwritten(
+    session: Session, found: Mapping[int, StoredObject], claim_token: int | None, skew: timedelta
+) -> list[Overwritten]:
+    """List those rows of `found` that were overwritten, in the order in which the service stored the new objects.
+
+    `skew`: by how much the clock of the bucket may be behind the store's.
+    """
     rows = session.execute(
         sa.select(
             blobs.c.id,
@@ -37,6 +43,7 @@ def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_
             blobs.c.etag,
             blobs.c.is_ours,
             blobs.c.stored_at,
+            sa.case((videos.c.retire_reason.in_(conditions.BY_ITS_USER), videos.c.retired_at)).label("deleted_at"),
         )
         .join(videos, videos.c.id == blobs.c.video_id)
         .where(
@@ -61,7 +68,9 @@ def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_
         stored = found[row.id]
         # guard overwrites.changed: an unchanged object counts as a new upload at each check
         if not Recorded(row.size_bytes, row.etag, row.is_ours, row.stored_at).matches(stored):
-            overwrite = Overwritten(row.id, row.video_id, row.user_id, row.state, stored)
+            # guard overwrites.deleted_after: a video is served again, which its user deleted after the service's upload
+            deleted_at = row.deleted_at if row.deleted_at and stored.last_modified + skew < row.deleted_at else None
+            overwrite = Overwritten(row.id, row.video_id, row.user_id, row.state, stored, deleted_at)
             before = latest.get(stored.key)
             if before is None or before.blob_id < overwrite.blob_id:  # of several gone rows, the newest
                 latest[stored.key] = overwrite
@@ -84,7 +93,7 @@ def mark_gone(session: Session, blob_ids: Sequence[int], run_id: str) -> None:
 
 
 def publish(session: Session, overwrite: Overwritten, at: datetime, *, run_id: str, grace: Grace) -> int:
-    """Insert the new object's row and point the video at it; return the row's id."""
+    """Insert the new object's row and point the video at it; return the row's id. A deleted video stays deleted."""
     generation = sa.select(videos.c.generation + 1).where(videos.c.id == overwrite.video_id).scalar_subquery()
     blob_id: int = session.execute(
         sa.insert(blobs)
@@ -108,16 +117,15 @@ def publish(session: Session, overwrite: Overwritten, at: datetime, *, run_id: s
         .where(blobs.c.id == displaced, blobs.c.state == BlobState.LIVE, blobs.c.is_ours)
         .values(run_id=run_id, **retired(at, grace, f"the service stored another video at {overwrite.found.key}"))
     )
+    served: dict[str, Any] = {"state": VideoState.LIVE, "retired_at": None, "retire_reason": None}
     session.execute(
         sa.update(videos)
         .where(videos.c.id == overwrite.video_id)
         .values(
-            state=VideoState.LIVE,
+            **({"state": VideoState.RETIRED} if overwrite.deleted_at else served),
             blob_id=blob_id,
             generation=videos.c.generation + 1,
             created_at=overwrite.found.last_modified,
-            retired_at=None,
-            retire_reason=None,
             refused_recipe=None,
             refused_reason=None,
             refused_at=None,

@@ -19,6 +19,7 @@ from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 from tests.operations.lifecycle.copies import bring_back, copied, purge_all, stored_keys
+from tests.store.core.test_move import OTHER, bring
 
 
 def retired(world: World, video_id: str) -> None:
@@ -46,6 +47,22 @@ def test_moved_to_another_place_it_deletes_nothing_until_it_is_adopted(
     assert stored_keys(world, ["v1", "held"]) == {"v1": True, "held": True}
     assert purged(there) == {"v1"}
     assert stored_keys(world, ["held"]) == {"held": True}
+
+
+def test_a_copy_is_not_made_the_original_by_moving_it(world: World, empty_url: Callable[[str], str]) -> None:
+    retired(world, "first")
+    assert purged(world) == {"first"}  # from then on it knows where it lives
+    retired(world, "held")
+    kind = world.workspace.engine.dialect.name
+    copy, url = copied(world, empty_url(kind)), empty_url(OTHER[kind])
+    hold(world.workspace.engine, HoldTerms("video", "held", "a dispute", "p"))  # the bucket is not told yet
+    with pytest.raises(StoreBehind):
+        bring(copy.workspace.engine, url)
+    with pytest.raises(StoreBehind):
+        purge_all(copy)
+    assert stored_keys(world, ["held"]) == {"held": True}
+    adopt(copy.workspace, look(copy.workspace), by="p")
+    assert bring(copy.workspace.engine, url)
 
 
 def test_a_bucket_that_was_claimed_anew_is_purged_only_once_it_is_adopted(world: World) -> None:
