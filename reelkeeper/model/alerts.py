@@ -240,6 +240,11 @@ class Delivery:
     at: datetime  # current time of the database
     is_own: bool = False  # `url` is that of a job, at the endpoint's origin
 
+    @property
+    def happened_at(self) -> datetime:
+        """When it happened, and was queued."""
+        return datetime.fromisoformat(self.body["timestamp"])
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

@@ -198,6 +198,21 @@ def test_a_cut_video_is_refused_when_it_is_decoded(client: TestClient, world: Wo
     world.check()
 
 
+def test_the_owner_of_an_upload_that_does_not_decode_to_its_end_is_told_why_it_was_refused(
+    client: TestClient, world: World
+) -> None:
+    whole = world.clip.read_bytes()
+    middle = len(whole) // 2
+    data = whole[: middle - 500] + bytes(1_000) + whole[middle + 500 :]
+    upload = begin(client, data)
+    put(upload, data)
+    told = problem(complete(client, upload), 409)["detail"]
+    shown = client.get(f"/v1/uploads/{upload['id']}").json()
+    assert (shown["state"], bool(shown["reason"])) == ("refused", True)
+    assert shown["reason"] in str(told)
+    assert storage(world.workspace.engine, "ann") == (0, 0)
+
+
 def test_an_upload_that_does_not_fit_or_already_exists_is_refused(client: TestClient, world: World) -> None:
     world.video("v1")
     data = world.clip.read_bytes()

@@ -166,6 +166,23 @@ def test_a_run_begins_although_the_clock_of_prefects_server_is_behind_the_stores
     assert state_name == "Submitting"
 
 
+def test_a_daily_run_that_failed_is_told_behind_more_runs_of_frequent_flows_than_one_answer_lists(
+    client: SyncPrefectClient,
+) -> None:
+    frequent, daily = (
+        client.create_deployment(client.create_flow_from_name(name), "every")
+        for name in ("dispatch-jobs", "back-up-store")
+    )
+    moment, runs = datetime.now(UTC), list[str]()
+    for deployment_id in (daily, *[frequent] * 3):
+        run = client.create_flow_run_from_deployment(deployment_id)
+        client.set_flow_run_state(run.id, Failed(message="the store does not answer"), force=True)
+        runs.append(str(run.id))
+    server = Orchestrator(str(client.api_url))
+    ended = [run.id for run in server.ended_badly(FLOWS, moment - timedelta(minutes=1), limit=2)]
+    assert [run_id for run_id in ended if run_id in runs] == runs[::-1]  # others of this file may be as young
+
+
 def test_runs_of_flows_that_are_not_ours_are_neither_ended_nor_told(client: SyncPrefectClient) -> None:
     """Others may use the same server, and their runs may wait an hour for a machine."""
     theirs = client.create_deployment(client.create_flow_from_name("nightly-etl"), "nightly")

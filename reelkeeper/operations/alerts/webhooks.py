@@ -115,6 +115,8 @@ def enable(engine: Engine, endpoint_id: str, *, author: str) -> None:
 def remove(engine: Engine, endpoint_id: str, *, author: str) -> None:
     """Delete an endpoint, and its waiting messages."""
     with transaction(engine, "webhooks.remove") as session:
+        # guard webhooks.remove_turns: a notice that a run gives meanwhile waits for ever for an endpoint that is gone
+        deployment.lock(session)
         _require(webhooks.remove(session, endpoint_id), endpoint_id)
         notices.forget_endpoint(session, endpoint_id)
         alerts.observe_within(
@@ -338,10 +340,11 @@ class _Serving:
             webhooks.put_off(session, delivery.message_id, 0.0, problem)
             # guard webhooks.dead_told: a service gets no more events, and nobody knows
             alerts.observe_within(session, [rules.disabled(endpoint_id, reason)], run_id=_RUN)
-        elif retry is None:
+        # guard webhooks.accepts_others: an event is given up as nobody sent for days, and its endpoint was down before
+        elif retry is None and failing.last_ok_at and failing.last_ok_at >= delivery.happened_at:
             self._give_up(session, delivery, failing.at, problem)
         else:
-            webhooks.put_off(session, delivery.message_id, float(retry), problem)
+            webhooks.put_off(session, delivery.message_id, float(retry or rules.RETRY_SECONDS[-1]), problem)
 
     def _note_own_failure(self, session: Session, delivery: Delivery, error: Exception, problem: str) -> None:
         """Try a job's own URL again later; the endpoint at its origin is not to blame."""

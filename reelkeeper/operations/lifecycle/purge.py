@@ -348,7 +348,7 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     found = batch.by_fate()
     gone = found[Fate.DELETED] + found[Fate.ALREADY_GONE]
     doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN] + found[Fate.EMPTIED]
-    back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.REFUSED] + found[Fate.EMPTIED]
+    back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.EMPTIED]
     left = batch.workspace.bucket.versions_left() if gone else ""
     outcomes = [
         _outcome(blob, action, why or reason, left)
@@ -357,10 +357,10 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     ]
     is_claimed = claimed_by(batch.lease)
     with transaction(batch.workspace.engine, "purge.settle") as session:
-        marked = _mark_gone(session, [blob.blob_id for blob, _ in gone], is_claimed, run_id)
-        settled = {blob_id for blob_id, _ in marked}
-        purges.take_back(session, [blob.blob_id for blob, _ in back], is_claimed)
-        purges.take_back(session, [blob.blob_id for blob, _ in doubtful], is_claimed, grace)
+        settled = dict(_mark_gone(session, [blob.blob_id for blob, _ in gone], is_claimed, run_id))
+        # What the bucket refuses to delete waits behind the rest: else a lock on a run's share keeps all others, too.
+        for some, anew in ((back, None), (doubtful, grace), (found[Fate.REFUSED], Grace(0, 0))):
+            purges.take_back(session, [blob.blob_id for blob, _ in some], is_claimed, anew)
         if overwritten:
             deployment.lock(session)  # quotas are counted under it
             uploads = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]

@@ -35,7 +35,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.removals import takedowns
-from reelkeeper.store.videos import cache
+from reelkeeper.store.videos import cache, uploads
 from reelkeeper.store.videos import in_place as in_place_rows
 from reelkeeper.store.videos import intents as rows
 from reelkeeper.store.videos.holds import HoldTerms
@@ -145,6 +145,8 @@ def _abandon(session: Session, intent: Intent, there: NewKey, outcome: str, grac
     there.abandon(session, grace, outcome)
     if intent.reservation:
         quota.release(session, intent.reservation)
+        # guard upload_url.why: a caller is told to upload a broken video once more, and not what is wrong with it
+        uploads.note_refusal(session, intent.reservation, outcome)
     _record(session, intent, there, outcome, moved=False)
     return True
 

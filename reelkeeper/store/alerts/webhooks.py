@@ -41,6 +41,7 @@ class Failing(NamedTuple):
 
     failing_since: datetime
     failures: int
+    last_ok_at: datetime | None  # when it last accepted a message
     at: datetime
 
 
@@ -279,7 +280,7 @@ def note_failure(
             failing_since=sa.func.coalesce(sa.case((was_tried, endpoints.c.failing_since)), Clock()),
             last_error=error,
         )
-        .returning(endpoints.c.failing_since, endpoints.c.failures, Clock())
+        .returning(endpoints.c.failing_since, endpoints.c.failures, endpoints.c.last_ok_at, Clock())
     ).one_or_none()
     return Failing._make(row) if row else None
 

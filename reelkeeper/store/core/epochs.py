@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import Clock, insert_into, one_of
 from reelkeeper.store.tables import controls as _controls
-from reelkeeper.store.tables import epochs, users, videos
+from reelkeeper.store.tables import epochs, orphans, users, videos
 
 HOME: Final = "store.home"  # controls: the database in which this store works
 RESTORED: Final = "store.restored"  # controls: the backup from which it was restored, until a person adopts it
@@ -80,9 +80,15 @@ def accept(session: Session, foreign: Sequence[Epoch]) -> None:
 
 
 def subjects(session: Session, scope: str) -> Iterator[str]:
-    """Stream the ids of all of the catalogue's "video" or "user"."""
-    table = {"video": videos, "user": users}[scope]
-    return iter(session.execute(sa.select(table.c.id), execution_options={"yield_per": 10_000}).scalars())
+    """Stream the ids of all of the catalogue's "video" or "user", and of those that `sync_catalog` would take in."""
+    known, noted = {
+        "video": (videos.c.id, (orphans.c.name_id, orphans.c.unique_id)),
+        "user": (users.c.id, (orphans.c.user_id,)),
+    }[scope]
+    # guard epochs.uploaded_since: what was uploaded and held since a backup is held by nothing once it is taken in
+    columns = (known, *noted)
+    each = (sa.select(column.label("id")).where(column.is_not(None)) for column in columns)
+    return iter(session.execute(sa.union_all(*each), execution_options={"yield_per": 10_000}).scalars())
 
 
 def obsolete(session: Session, limit: int) -> list[str]:

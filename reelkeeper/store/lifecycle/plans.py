@@ -135,6 +135,8 @@ def record_outcomes(session: Session, plan_id: str, outcomes: Sequence[Outcome])
             session.connection().execute(
                 sa.update(verdicts)
                 .where(verdicts.c.plan_id == plan_id, column == sa.bindparam("subject"))
+                # A batch is repeated where the bucket failed in the middle: what it had purged stays purged.
+                .where(verdicts.c.outcome.is_distinct_from("purged"))
                 .values(
                     outcome=sa.bindparam("done"), outcome_reason=sa.bindparam("why"), after_bytes=sa.bindparam("left")
                 ),

@@ -149,13 +149,16 @@ def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_i
 
 
 def record_settled(session: Session, blob_ids: Sequence[int]) -> None:
-    """Record in the plans of killed runs that the bytes of these blobs are gone: those runs had deleted them."""
+    """Record in the plans of runs that were killed, or got no answer, that these bytes are gone: they deleted them."""
     of_these = one_of(session, blobs.c.id, blob_ids)
     pairs = sa.select(plans.c.id, blobs.c.id).join(blobs, blobs.c.run_id == plans.c.run_id).where(of_these)
     session.execute(
         sa.update(verdicts)
-        .where(sa.tuple_(verdicts.c.plan_id, verdicts.c.blob_id).in_(pairs), verdicts.c.outcome.is_(None))
-        .values(outcome="purged", outcome_reason="its run was killed after the delete", after_bytes=0)
+        .where(
+            sa.tuple_(verdicts.c.plan_id, verdicts.c.blob_id).in_(pairs),
+            sa.or_(verdicts.c.outcome.is_(None), verdicts.c.outcome == "failed"),
+        )
+        .values(outcome="purged", outcome_reason="its run was killed, or not answered, after the delete", after_bytes=0)
     )
 
 

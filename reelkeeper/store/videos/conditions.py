@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.store.core.engine import one_of
-from reelkeeper.store.tables import blobs, doubts, holds, keeps, operations, videos
+from reelkeeper.store.tables import blobs, doubts, holds, keeps, operations, reservations, uploads, videos
 
 Condition = sa.ColumnElement[bool]
 # An S3 server refuses a request that was signed over 15 minutes ago (RequestTimeTooSkewed); our clock may be 5 minutes
@@ -111,14 +111,18 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
 
     A replaced blob is purged while its video has another blob; a retired video's present blob only if its user
     deleted it, or nobody has viewed the video for one grace; a gone video's where it came back after its purge. A lost
-    video keeps all its remaining blobs.
+    video keeps all its remaining blobs, unless it was deleted by its user, or taken down.
     Without `service_keys`, objects at the service's keys stay.
     """
     viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
     replaced = sa.and_(
         videos.c.blob_id != blobs.c.id,
-        # guard purge.lost_video: the remaining bytes of a lost video are deleted
-        videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.GONE]),
+        sa.or_(
+            # guard purge.lost_video: the remaining bytes of a lost video are deleted
+            videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.GONE]),
+            # guard purge.withdrawn_lost: what a user deleted stays for ever, as the video's present bytes are lost
+            withdrawn(),
+        ),
     )
     unwanted = sa.and_(
         videos.c.blob_id == blobs.c.id,
@@ -140,6 +144,8 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         # guard purge.successor_in_doubt: each purge freezes everything again for a doubt that a person knows of
         ~in_doubt(videos.c.blob_id),
     )
+    promised = reservations.c.id == uploads.c.reservation_id
+    of_held = sa.select(uploads.c.blob_id).where(promised, held(uploads.c.video_id, reservations.c.user_id, at))
     return sa.and_(
         # guard purge.retired_only: live, pending or lost bytes are deleted
         blobs.c.state == BlobState.RETIRED,
@@ -149,7 +155,8 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         sa.true() if service_keys else blobs.c.is_ours,
         # guard purge.in_doubt: each purge freezes everything again for a doubt that a person knows of
         ~in_doubt(blobs.c.id),
-        sa.or_(blobs.c.video_id.is_(None), allowed),
+        # guard purge.held_upload: what a held user put and never completed, which is no video, is purged
+        sa.or_(sa.and_(blobs.c.video_id.is_(None), blobs.c.id.not_in(of_held)), allowed),
     )
 
 

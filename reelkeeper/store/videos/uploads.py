@@ -125,6 +125,11 @@ def refuse(session: Session, upload: Upload, why: str, grace: Grace) -> None:
     session.execute(sa.update(uploads).where(uploads.c.id == upload.id).values(refusal=why))
 
 
+def note_refusal(session: Session, reservation_id: str, why: str) -> None:
+    """Record why the bytes of an upload, if this reservation is of one, were not published."""
+    session.execute(sa.update(uploads).where(uploads.c.reservation_id == reservation_id).values(refusal=why))
+
+
 def release(session: Session, reservation_ids: Sequence[str]) -> None:
     """End the blobs of uploads whose reservations have expired: their URLs have, too, so nothing more can be put.
 

@@ -499,3 +499,21 @@ def test_low_credits_are_reported_once_until_they_are_above_again(service: Servi
     service.deliver()
     told = [each.data for each in service.receiver.got["/live"] if each.type == "credits.low"]
     assert told == [{"user_id": "ann", "available_microusd": left, "low_microusd": 80_000} for left in (69_650, 78_600)]
+
+
+def test_an_event_is_not_given_up_for_days_in_which_nobody_sent_it_to_an_endpoint_that_accepts_nothing(
+    service: Service,
+) -> None:
+    service.add()
+    service.receiver.always["/live"] = 500
+    service.happens("v1")
+    for seconds in RETRY_SECONDS:
+        service.deliver()
+        service.later(seconds, messages.c.due_at, endpoints.c.closed_until, endpoints.c.failing_since)
+        if seconds == RETRY_SECONDS[-1]:  # then deliver_alerts is paused over a weekend
+            service.later(2 * 86_400, messages.c.due_at, endpoints.c.closed_until, endpoints.c.failing_since)
+    assert service.deliver() == Deliveries(0, 1)
+    assert service.states()[0] == "waiting"
+    service.receiver.always.clear()
+    service.later()
+    assert service.deliver() == Deliveries(1, 0)

@@ -10,15 +10,20 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import IdentityMismatch, StoreBehind
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.adopt_store import adopt, look
 from reelkeeper.operations.core.workspace import check_identity
+from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos.hold import hold
-from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.backup import backup
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import users
-from reelkeeper.store.videos.holds import HoldTerms
+from reelkeeper.store.videos.holds import HoldTerms, in_force
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
-from tests.operations.lifecycle.copies import bring_back, copied, purge_all, stored_keys
+from tests.operations.lifecycle.copies import bring_back, copied, purge_all, restored, stored_keys
+from tests.operations.sync.test_sync import run as sync
 from tests.store.core.test_move import OTHER, bring
 
 
@@ -63,6 +68,28 @@ def test_a_copy_is_not_made_the_original_by_moving_it(world: World, empty_url: C
     assert stored_keys(world, ["held"]) == {"held": True}
     adopt(copy.workspace, look(copy.workspace), by="p")
     assert bring(copy.workspace.engine, url)
+
+
+@pytest.mark.parametrize("scope", ["video", "user"])
+def test_a_hold_on_what_was_uploaded_since_the_backup_is_in_force_once_that_is_taken_in(
+    world: World, lease: Lease, tmp_path: Path, empty_url: Callable[[str], str], scope: str
+) -> None:
+    url = empty_url(world.workspace.engine.dialect.name)
+    saved = backup(world.workspace.engine, tmp_path / "saved")
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.insert(users).values(id="bob", tier="free", created_at=LONG_AGO))
+    if scope == "video":
+        world.video(subject := "new")
+    else:  # of a user who has come since
+        world.workspace.bucket.put_once(f"{world.address.prefix}{(subject := 'bob')}/new.mp4", world.clip, "video/mp4")
+    hold(world.workspace.engine, HoldTerms(scope, subject, "a dispute", "p", is_legal=True))
+    assert epochs.tell(world.workspace, seconds=20)
+    back = restored(world, saved, url)
+    survey(back.workspace, run_id="dry", note=True)  # the runbook's dry run of sync_catalog
+    adopt(back.workspace, look(back.workspace), by="p")
+    assert sync(back, lease)[1]["adopted"] == (1, 0)
+    with reading(back.workspace.engine) as session:
+        assert [(held.subject, held.is_legal) for held in in_force(session)] == [(subject, True)]
 
 
 def test_a_bucket_that_was_claimed_anew_is_purged_only_once_it_is_adopted(world: World) -> None:

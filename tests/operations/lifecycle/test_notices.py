@@ -602,3 +602,24 @@ def test_ten_thousand_notices_are_given_each_once_by_as_many_statements_a_batch(
         subjects = session.execute(sa.select(outbox.c.subject)).scalars().all()
         assert (len(subjects), len(set(subjects))) == (10_000, 10_000)
         assert len(session.execute(sa.select(notice_deliveries.c.notice_id)).all()) == 10_000
+
+
+def test_an_endpoint_that_is_removed_while_a_run_gives_notices_holds_up_no_video(
+    service: Service, at_failpoint: AtFailpoint
+) -> None:
+    service.listens("/live")
+    other = service.listens("/other")
+    service.video("v1")
+    removals = list[Future[None]]()
+    with ThreadPoolExecutor(1) as pool:
+
+        def meanwhile() -> None:
+            removals.append(pool.submit(webhooks.remove, service.engine, other, author="test"))
+            wait(removals, 0.5)
+
+        at_failpoint("notices.before_commit", meanwhile)
+        assert service.night() == {"notified": 1}
+        removals[0].result()
+    service.deliver()
+    service.later(DAYS + 0.01)
+    assert service.night() == {"retired": 1}

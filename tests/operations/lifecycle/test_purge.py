@@ -4,20 +4,29 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
-from reelkeeper.errors import Frozen, LeaseLost, NotFound
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.adapters.s3.transport import LOCKED
+from reelkeeper.errors import Frozen, LeaseLost, NotFound, StorageError
 from reelkeeper.model import BlobState, Grace, Outcome, VideoState
 from reelkeeper.operations.core.freeze import freeze, why_frozen
-from reelkeeper.operations.lifecycle.purge import purge
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.lifecycle import outcomes, plans
+from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
+from reelkeeper.operations.removals.delete import delete
+from reelkeeper.operations.videos import receive
 from reelkeeper.operations.videos.hold import hold, release
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import blobs, holds, videos
+from reelkeeper.store.lifecycle.plan_results import by_outcome
+from reelkeeper.store.tables import blobs, holds, reservations, uploads, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
-from tests.faults.world import World
+from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
+from tests.operations.changes import change, sync_once
 
 
 def state_of(world: World, video_id: str = "v1") -> str:
@@ -195,3 +204,123 @@ def test_a_hold_says_when_it_comes_too_late(world: World) -> None:
     assert hold(world.workspace.engine, HoldTerms("video", "v1", "r", "a")).too_late == 1
     with pytest.raises(NotFound, match="nobody"):
         hold(world.workspace.engine, HoldTerms("user", "nobody", "r", "a"))
+
+
+def purge_as_planned(world: World, lease: Lease, *, max_videos: int = 500) -> None:
+    """Plan and carry out what one night purges, with the grace of all that waits over."""
+    engine = world.workspace.engine
+    with reading(engine) as session:
+        at = now(session)
+    under = plans.purge_terms(Grace(), BlastRadius(max_objects=max_videos))
+    plan = plans.make_purge(engine, under, as_of=at, run_id="night", service_keys=True)
+    for batch in outcomes.planned(engine, plan, "purge", 1_000):
+        chosen = [item.blob_id for item in batch]
+        purge(world.workspace, plan, chosen, lease=lease, run_id="night", grace=Grace())
+
+
+def end_graces(world: World) -> None:
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.purge_after.is_not(None)).values(purge_after=LONG_AGO))
+
+
+def done(world: World, plan: str) -> dict[str, int]:
+    with reading(world.workspace.engine) as session:
+        return {item.outcome: item.objects for item in by_outcome(session, plan)}
+
+
+def test_what_the_bucket_refuses_to_delete_keeps_nothing_else_from_its_turn(world: World, lease: Lease) -> None:
+    locked = [due(world, f"v{number}") for number in range(4)]
+    with transaction(world.workspace.engine, "test") as session:
+        keys = list(session.execute(sa.select(blobs.c.key).where(blobs.c.id.in_(locked))).scalars())
+    due(world, "other")
+    with transaction(world.workspace.engine, "test") as session:
+        later = sa.update(blobs).where(blobs.c.video_id == "other").values(purge_after=LONG_AGO.replace(day=2))
+        session.execute(later)
+    world.double.faults.refuse_deletes(keys, code=LOCKED)
+    for _ in range(3):
+        purge_as_planned(world, lease, max_videos=2)
+    assert state_of(world, "other") == VideoState.GONE
+
+
+def test_what_was_purged_before_the_bucket_failed_stays_purged_when_the_batch_is_repeated(
+    world: World, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = world.video(
+        "v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True, key=f"{world.address.prefix}clips/2.mp4"
+    )
+    chosen = [due(world, "v1"), theirs]
+    look = Bucket.epochs
+
+    def away(bucket: Bucket, since: int) -> list[str]:
+        if world.double.deleted():  # ours are deleted; it is asked again before those of the service
+            monkeypatch.undo()
+            raise StorageError("the bucket does not answer")
+        return look(bucket, since)
+
+    monkeypatch.setattr(Bucket, "epochs", away)
+    with pytest.raises(StorageError):
+        purge_due(world, chosen, lease)
+    purge(world.workspace, "purge2", chosen, lease=lease, run_id="run", grace=Grace())  # as its task is tried again
+    assert done(world, "purge2") == {"purged": 2}
+    world.check()
+
+
+def test_a_delete_without_an_answer_counts_as_purged_once_that_is_known(
+    world: World, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = world.video(
+        "v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True, key=f"{world.address.prefix}clips/1.mp4"
+    )
+    send = Bucket.delete_signed
+
+    def unanswered(bucket: Bucket, key: str, url: str) -> str | None:
+        send(bucket, key, url)
+        monkeypatch.setattr(Bucket, "head", unreachable)
+        raise StorageError("no answer")
+
+    def unreachable(_bucket: Bucket, _key: str) -> None:
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(Bucket, "delete_signed", unanswered)
+    assert states(purge_due(world, [theirs], lease)) == {"v1": "failed"}
+    monkeypatch.undo()
+    world.expire_leases()
+    settle_claims(world.workspace, run_id="next", grace=Grace())
+    assert done(world, "purge1") == {"purged": 1}
+    world.check()
+
+
+@pytest.mark.parametrize("is_legal", [False, True])
+def test_a_hold_on_a_user_keeps_an_upload_that_was_never_completed(
+    world: World, lease: Lease, *, is_legal: bool
+) -> None:
+    engine, data = world.workspace.engine, b"it was never completed"
+    announced = receive.Announced("ann", "v9", len(data), "0" * 32, "mp4")
+    upload, _ = receive.begin(world.workspace, announced, "upload", url_seconds=60)
+    put = world.workspace.bucket.put_bytes_once(upload.key, data, "video/mp4")
+    change(world, blobs, etag=put.etag)
+    change(world, reservations, expires_at=LONG_AGO)
+    change(world, uploads, url_until=LONG_AGO)
+    placed = hold(engine, HoldTerms("user", "ann", "evidence", "counsel", is_legal=is_legal))
+    accounts.void_reservations(engine, lease=lease)
+    sync_once(world, lease)  # finds what was put, which waits out a grace from now on
+    end_graces(world)
+    purge_as_planned(world, lease)
+    assert world.workspace.bucket.head(upload.key)
+    release(engine, placed.id, author="counsel")
+    purge_as_planned(world, lease)
+    assert not world.workspace.bucket.head(upload.key)
+
+
+def test_what_a_user_deleted_is_purged_although_its_present_bytes_are_lost(world: World, lease: Lease) -> None:
+    key = f"{world.address.prefix}clips/1.mp4"
+    world.video("v1", blob_state=BlobState.RETIRED, current=False)  # the original's copy, after a swap in place
+    world.video("v1", generation=2, key=key)
+    delete(world.workspace.engine, "v1", by="ann", run_id="deletion")
+    world.double.client.delete_object(Bucket=BUCKET, Key=key)  # by the service, which deletes its own
+    sync_once(world, lease)
+    assert state_of(world) == VideoState.LOST
+    end_graces(world)
+    purge_as_planned(world, lease)
+    assert not [item for page in world.workspace.bucket.pages() for item in page]
+    world.check()
