@@ -112,8 +112,12 @@ class RunwayProvider(OverHttp):
 
 def _standing(document: dict[str, Any]) -> Standing:
     job_id, status = job_name(document.get("id")), status_of(_STATUSES, document.get("status"))
-    if status is Status.FAILED and str(document.get("failureCode")).startswith("SAFETY"):
+    code = str(document.get("failureCode")).split(".")  # docs.dev.runwayml.com/errors/task-failures
+    # guard provider.runway_safety: what INPUT_PREPROCESSING.SAFETY refuses is sent, and charged, up to five times
+    if status is Status.FAILED and "SAFETY" in code:
         status = Status.MODERATED
+    elif status is Status.FAILED and code[:2] == ["ASSET", "INVALID"]:
+        status = Status.REFUSED
     output, cost = document.get("output"), document.get("cost")
     credits_used = cost.get("credits") if isinstance(cost, dict) else None
     return Standing(

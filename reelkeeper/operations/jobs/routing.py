@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from reelkeeper.errors import Frozen
+from reelkeeper.errors import Frozen, SchemaError
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.freeze import require_permission
@@ -128,8 +128,13 @@ def move_waiting(session: Session, unwell: Collection[str]) -> None:
 
 
 def _move(session: Session, job: AdmittedJob, known: _Known) -> None:
-    # guard fallback.known_price: a job goes to a provider that its price does not cover, and is sold at a loss
-    prices, before, seconds = at_version(session, job.policy_version), limits.expected_cost(job), job.estimate_seconds
+    try:
+        # guard fallback.known_price: a job goes to a provider that its price does not cover, and is sold at a loss
+        prices = at_version(session, job.policy_version)
+    # guard fallback.of_one_job: no job is claimed any more as the version of one that waits cannot be read
+    except SchemaError:
+        return
+    before, seconds = limits.expected_cost(job), job.estimate_seconds
     limits.leave(session, job, limits.scopes_of(job))
     offers = _offers(session, Wanted.of(job), prices, known, before)
     to = _destination(best_of(offers, known.policies.routing), offers)

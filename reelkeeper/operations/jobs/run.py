@@ -96,8 +96,9 @@ class JobRun:
     """A job of this worker: what a generator records of it, and whether it may continue."""
 
     def __init__(self, context: WorkerContext, claim: Claim, attempts: rules.AttemptPolicy) -> None:
-        self.claim, self.fraction = claim, 0.0
-        self.waits_since = claim.started_at  # also once it is sent, when its time at its provider begins
+        self.claim, self.attempts, self.fraction = claim, attempts, 0.0
+        # guard claims.never_tried: a job that was claimed and never sent dies of its first 429 after a freeze of a day
+        self.waits_since = claim.started_at if claim.error or claim.provider_key else datetime.now(UTC)
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
         self.is_stored = False  # its video, by an earlier worker
         self.renewed = self.began = time.monotonic()
@@ -107,7 +108,6 @@ class JobRun:
         self.is_unsent = False  # announced by this worker, which has had no leave to send it since
         self.was_running = False  # at its provider, as this worker has seen
         self.ended_at: datetime | None = None  # there; None: not seen
-        self.attempts = attempts
         self.ran_beside: list[int] = []  # jobs of the same provider that ran, at each count
         self.generator: Generator | None = None  # until it is known where the job goes
         self._context = context

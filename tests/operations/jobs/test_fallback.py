@@ -37,7 +37,7 @@ from reelkeeper.store.billing import job_totals as job_totals_of
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.jobs import endings, queue
 from reelkeeper.store.jobs.claims import Claim
-from reelkeeper.store.tables import controls, job_totals, jobs, usage_days
+from reelkeeper.store.tables import controls, job_totals, jobs, policy_versions, usage_days
 from tests.children import FORKED
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.faults.world import World
@@ -408,6 +408,25 @@ def test_an_offer_is_called_unwell_while_its_provider_gets_no_job_and_not_while_
     assert reasons() == {"fal": Reason.UNWELL, "runway": Reason.CHOSEN}
     end_wait(rich, "fal")
     assert reasons() == {"fal": Reason.CHOSEN, "runway": Reason.DEARER}
+
+
+def test_a_job_whose_version_cannot_be_read_now_stops_no_other_while_its_provider_is_unwell(rich: sa.Engine) -> None:
+    version = put_in_force(rich, book=sold(RUNWAY, usd="0.2"))
+    old = queued(rich, "old")
+    put_in_force(rich, book=BOOK)
+    new = queued(rich, "newer")
+    of_old = sa.update(policy_versions).where(policy_versions.c.version == version)
+    with transaction(rich, "test") as session:
+        kept = session.execute(
+            sa.select(policy_versions.c.document).where(policy_versions.c.version == version)
+        ).scalar()
+        session.execute(of_old.values(document={"of": "another version"}))
+    fell_ill(rich, "fal")
+    assert [job.id for job in taken(rich, "runway")] == [new]
+    assert find(rich, old).lane == "fal"
+    with transaction(rich, "test") as session:
+        session.execute(of_old.values(document=kept))
+    assert [job.id for job in taken(rich, "runway")] == [old]
 
 
 def test_no_job_moves_to_another_provider_during_a_freeze(rich: sa.Engine) -> None:

@@ -168,6 +168,23 @@ def test_a_job_that_was_claimed_before_a_freeze_of_a_day_has_its_whole_time_at_i
     assert (len(provider.submitted), provider.cancelled) == (1, [])
 
 
+@pytest.mark.parametrize("answer", ["busy", "failed"])
+def test_a_job_that_was_claimed_before_a_freeze_of_a_day_and_never_sent_is_tried_more_than_once(
+    shop: World, provider: ProviderDouble, answer: str
+) -> None:
+    engine = shop.workspace.engine
+    (job_id,) = ask(shop, "a cat")
+    claimed = claim.claim(engine, "a worker", [None], limit=9)
+    freeze(engine, by="eve", reason="a doubt")
+    claim.hand_back(engine, claimed)
+    a_day_later(shop)
+    thaw(engine, by="eve")
+    provider.queue = [BUSY] if answer == "busy" else []
+    provider.ends_as = {"status": "failed", "error": "it broke"} if answer == "failed" else provider.ends_as
+    assert run(shop, http(provider)) == {End.RETRIED: 1}
+    assert find(engine, job_id).state == JobState.QUEUED
+
+
 def test_a_paid_clip_that_nobody_followed_for_a_day_is_not_given_up_at_the_first_failed_upload(
     shop: World, provider: ProviderDouble
 ) -> None:

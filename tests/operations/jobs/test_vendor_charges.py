@@ -18,7 +18,7 @@ from reelkeeper.store.tables import audit_events, job_totals, jobs, usage_days, 
 from tests.adapters.providers.formats import FORMATS
 from tests.doubles.fal import FalDouble
 from tests.doubles.provider import ProviderDouble
-from tests.doubles.runway import CREDITS
+from tests.doubles.runway import _FAILURES, CREDITS
 from tests.doubles.vendor import LOST, Job
 from tests.faults.world import World
 from tests.operations.jobs.test_vendor_bill import compared
@@ -88,6 +88,28 @@ def test_each_job_made_for_nothing_counts_where_its_vendor_may_charge_for_it(
     total = made * (job.quoted_cost_microusd if each is None else each)
     assert (budget_spent(shop), billed_for_nothing(shop), spent(shop)) == (total, total, 0)
     assert spent_by(shop, f"provider:{name}") == spent_by(shop, "user:ann") == total
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "SAFETY.OUTPUT.VIDEO",
+        "INPUT_PREPROCESSING.SAFETY.TEXT",
+        "INPUT_PREPROCESSING.SAFETY.THIRD_PARTY",
+        "ASSET.INVALID",
+    ],
+)
+def test_what_runway_will_never_make_is_sent_and_paid_once(
+    shop: World, tiny_clip: Path, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_FAILURES, "moderated", {"failure": "It was blocked.", "failureCode": code})
+    with FORMATS["runway"].double(tiny_clip.read_bytes()).serving() as vendor:
+        vendor.end_as("moderated")
+        generator = RemoteGenerator(FORMATS["runway"].connect(vendor), model=FORMATS["runway"].model, poll_seconds=0.02)
+        ask(shop, "a cat")
+        assert run(shop, generator) == {End.REFUSED: 1}
+        assert len(vendor.submitted) == 1
+    assert budget_spent(shop) == CREDITS * _CREDIT
 
 
 @pytest.mark.parametrize(("units", "each"), [("0", 0), ("0.0", 0), ("2.5", 250_000), ("nan", PRICE), ("-1", PRICE)])
