@@ -37,9 +37,11 @@ def monitor_costs(
             trouble = spending.collect(workspace, now).trouble
             charged = spending.charge(workspace.engine, rules.book, now)
         first = watch.first_day(as_of)
-        spent = spending.read(workspace.engine, as_of, first=first, users=rules.budget.users(), trouble=trouble)
+        spent = spending.read(
+            workspace.engine, as_of, first=first, users=rules.budget.users(), trouble=trouble, charged=charged
+        )
 
-        found = watch.judge(spent, rules.budget, rules.anomaly, as_of, charged)
+        found = watch.judge(spent, rules.budget, rules.anomaly, as_of)
 
         observed = None
         if not dry_run:

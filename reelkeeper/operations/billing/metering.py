@@ -187,7 +187,15 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, i
     return sorted(stale)
 
 
-def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
+def spent(
+    engine: Engine,
+    as_of: datetime,
+    *,
+    first: date,
+    users: Sequence[str],
+    trouble: str = "",
+    charged: Sequence[date] = (),
+) -> Spent:
     """Read the charges since `first`, separately for `users`, the last forecast, and the days that are missing.
 
     Today is missing only once it is over. Limits are those of now, and those that were used up when a day or month
@@ -207,6 +215,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
             [*limits.uses(session, admission, as_of), *over],
             job_totals.by_day(session, ("provider", "model"), first, today),
             since,
+            charged,
         )
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import NANO, NANO_IN_MICRO, Charge, JobTotal
 from reelkeeper.rules.core.wording import usd
-from reelkeeper.rules.spend.budget import TOTAL, Spending, by_scope, scope_in_words
+from reelkeeper.rules.spend.budget import TOTAL, Spending, by_scope, first_unchecked, scope_in_words
 from reelkeeper.rules.spend.residuals import Bounds, Judged, judge
 
 _A_DAY: Final = timedelta(days=1)
@@ -35,7 +35,6 @@ _FULL: Final = 100  # percent
 _NAMED: Final = 3  # services in a finding
 _SPREADS: Final = 4.2  # beyond which a cost is odd; `python -m bench anomalies` has what is found and what is false
 QUIET_DAYS: Final = 3  # after a reported anomaly, in which its series is not reported again
-_RECENT: Final = 2  # days, today included, whose oddness is news where the flow runs each day
 _EARLY_FACTOR: Final = 3  # in the first two weeks, a day is odd that costs more than this many times the day before
 HISTORY_DAYS: Final = 800  # yearly patterns are learnt from two years
 
@@ -113,8 +112,7 @@ def findings(
     """
     spending = by_scope(charges, as_of.date(), jobs)
     judged = judge_all(spending, policy)
-    # guard spend.odd_since: what was odd while the flow did not run for days is never told
-    recent = max(_RECENT, (as_of.date() - since).days + 1 if since else 0)
+    recent = (as_of.date() - first_unchecked(as_of.date(), since)).days + 1
     odd = {
         scope: news(days, policy, recent) or _early(spending, scope, days, policy, recent)
         for scope, days in judged.items()

@@ -150,16 +150,20 @@ def spans(
     today and yesterday only: what a user cost on earlier days is kept by month.
     """
     charges, today = list(charges), as_of.date()
-    # guard spend.since: what was overspent while the flow did not run for days is never told
-    first = min(since or today, today - _A_DAY)
     # guard spend.charged: a budget that is exceeded by what Cloudflare says days later is never told
     again = {day for day in charged if day < today} if since else set[date]()
-    days = sorted({*each_day(first, today), *again})
+    days = sorted({*each_day(first_unchecked(today, since), today), *again})
     months = sorted({day.replace(day=1) for day in days})
     for budget in policy.all_budgets():
         own = [charge for charge in charges if _belongs(charge, budget.scope)]
         known = days[-2:] if budget.scope.startswith("user:") else days
         yield from (_span(budget, day, own) for day in (months if budget.period is Period.MONTH else known))
+
+
+def first_unchecked(today: date, since: date | None) -> date:
+    """Return the first day that a last check on `since` has not seen to its end: at the latest, yesterday."""
+    # guard spend.since: what was overspent, or odd, while the flow did not run for days is never told
+    return min(since or today, today - _A_DAY)
 
 
 def _belongs(charge: Charge, scope: str) -> bool:

@@ -34,6 +34,7 @@ class Spent:
     limits: Sequence[LimitUse] = ()  # the limits of new jobs, and their use
     jobs: Sequence[JobTotal] = ()  # the daily totals of each provider and model
     since: date | None = None  # the day of the last check
+    charged: Sequence[date] = ()  # the days whose charges have just changed
 
 
 class CostLine(NamedTuple):
@@ -59,12 +60,10 @@ class CostsReport(RunReport):
     trouble: str = ""
 
 
-def judge(
-    spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: datetime, charged: Sequence[date] = ()
-) -> list[Finding]:
-    """Evaluate every rule. `charged` are the days whose charges have just changed."""
+def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: datetime) -> list[Finding]:
+    """Evaluate every rule."""
     return [
-        *budget.findings(spent.charges, budgets, as_of, spent.since, charged),
+        *budget.findings(spent.charges, budgets, as_of, spent.since, spent.charged),
         *limits.findings(spent.limits),
         *breach.findings(spent.charges, budgets, as_of, spent.forecasts),
         *anomaly.findings(spent.charges, oddness, as_of, spent.jobs, spent.since),

@@ -337,6 +337,6 @@ def test_a_budget_that_cloudflares_late_figures_exceed_is_told(
     theirs = Used(late, Metric.OPERATIONS, 90 * 10**6, "PutObject", source=UsageSource.CLOUDFLARE)
     note(sqlite_engine, theirs)
     changed = charge(sqlite_engine, BOOK, as_of)
-    known = spent(sqlite_engine, as_of, first=JUNE, users=[])
-    found = budget.findings(known.charges, BudgetPolicy(), as_of, known.since, changed)
+    known = spent(sqlite_engine, as_of, first=JUNE, users=[], charged=changed)
+    found = budget.findings(known.charges, BudgetPolicy(), as_of, known.since, known.charged)
     assert [one.period for one in found if one.level == "150"] == told
