@@ -47,10 +47,17 @@ from tests.policies import put_in_force
 
 Ask = Callable[..., Any]
 DAY = timedelta(days=1)
-TODAY = datetime.now(UTC).date()
-START = ((TODAY.replace(day=1) - DAY).replace(day=1) - DAY).replace(day=1)  # of the month before the last
 SHIPPED = DEFAULTS.overridden(recipe=Recipe(placement="auto"))  # with a new store
 STRICT = "lifecycle: {retire_below_views: 3, retire_after_days: 14, compress_after_days: 3, grace_days: 3}\n"
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+def start() -> date:
+    """The first day of the month before the last."""
+    return ((today().replace(day=1) - DAY).replace(day=1) - DAY).replace(day=1)
 
 
 class Clip(NamedTuple):
@@ -74,10 +81,10 @@ def history() -> list[Clip]:
     draw = Random(7)
     found = []
     for number in range(60):
-        made = START + draw.randrange(-100, (TODAY - START).days) * DAY
+        made = start() + draw.randrange(-100, (today() - start()).days) * DAY
         created_at = midnight(made) + timedelta(seconds=draw.randrange(1, 86_400))
         size = draw.choice([draw.randrange(10**5, 10**7), draw.randrange(10**9, 6 * 10**10)])
-        life = [made + n * DAY for n in range((TODAY - made).days)]
+        life = [made + n * DAY for n in range((today() - made).days)]
         days = draw.sample(life, min(len(life), draw.choice([0, 1, 3, 9])))
         viewed = {day: draw.randrange(1, 4) for day in days}
         codec = draw.choice(["h264", "h264", "av1"])
@@ -92,7 +99,7 @@ def prepare(engine: Engine) -> None:
         tiers = ["free", "premium", "pro", None, "free"]
         session.execute(sa.insert(users), [{"id": f"u{n}", "tier": tier} for n, tier in enumerate(tiers)])
         hold = {"id": "h1", "scope": "user", "subject": "u4", "reason": "a dispute", "author": "eve"}
-        session.execute(sa.insert(holds).values(created_at=midnight(START) - DAY, **hold))
+        session.execute(sa.insert(holds).values(created_at=midnight(start()) - DAY, **hold))
 
 
 def upload(session: Session, clips: list[Clip]) -> None:
@@ -117,7 +124,7 @@ def view(session: Session, clips: list[Clip], day: date) -> None:
     rows = [{"video_id": clip.id, "day": day, "views": clip.viewed[day]} for clip in clips if day in clip.viewed]
     if rows:
         session.execute(sa.insert(daily_views), rows)
-    if day != START - 5 * DAY:
+    if day != start() - 5 * DAY:
         session.execute(sa.insert(view_days), [{"day": day}])
 
 
@@ -131,13 +138,13 @@ class Nights:
     def play(self) -> None:
         prepare(self.engine)
         with transaction(self.engine, "test") as session:
-            upload(session, [clip for clip in self.clips if clip.created_at < midnight(START)])
+            upload(session, [clip for clip in self.clips if clip.created_at < midnight(start())])
             for back in range(100, 0, -1):
-                view(session, self.clips, START - back * DAY)
-        for place in range((TODAY - START).days):
-            self._day(START + place * DAY)
-        for month in (START, (START + 31 * DAY).replace(day=1)):
-            charge_month(self.engine, PriceBook(), month, TODAY)
+                view(session, self.clips, start() - back * DAY)
+        for place in range((today() - start()).days):
+            self._day(start() + place * DAY)
+        for month in (start(), (start() + 31 * DAY).replace(day=1)):
+            charge_month(self.engine, PriceBook(), month, today())
 
     def _day(self, day: date) -> None:
         operations = Counter[str]()
@@ -205,8 +212,8 @@ def catalogue(configured: Settings) -> list[Clip]:
     with transaction(engine, "test") as session:
         deployment.record_contract(session, *at, CHECKS, (), run_id="doctor")
         upload(session, clips)
-        for place in range((TODAY - START).days + 100):
-            view(session, clips, START + (place - 100) * DAY)
+        for place in range((today() - start()).days + 100):
+            view(session, clips, start() + (place - 100) * DAY)
     engine.dispose()
     return clips
 
@@ -217,7 +224,7 @@ def test_bills_and_regret_are_those_of_a_store_in_which_every_night_was_run(
 ) -> None:
     document = tmp_path / "strict.yaml"
     document.write_text(STRICT)
-    found = ask("simulate", "lifecycle", "--policy", document, "--from", START, "--months", 0, "--no-uploads")
+    found = ask("simulate", "lifecycle", "--policy", document, "--from", start(), "--months", 0, "--no-uploads")
     kept, in_force, strict = found["courses"]
     assert kept["regret"]["views"] == 0
     assert strict["regret"]["views"] > in_force["regret"]["views"] > 0
@@ -243,11 +250,11 @@ def test_a_person_sees_the_policies_side_by_side_and_what_is_assumed(reelkeeper:
     document, picture = tmp_path / "strict.yaml", tmp_path / "months.svg"
     document.write_text(STRICT)
     said = reelkeeper(
-        *("simulate", "lifecycle", "--policy", document, "--months", 1, "--from", START, "--picture", picture)
+        *("simulate", "lifecycle", "--policy", document, "--months", 1, "--from", start(), "--picture", picture)
     ).stdout
     for text in ("keep everything", "in force (version 0)", "strict", "Regret", "Assumptions", "are unknown"):
         assert text in said
-    assert f"{TODAY:%Y-%m}" in said
+    assert f"{today():%Y-%m}" in said
     assert re.search(r"strict: \$[0-9.,]+, \d", picture.read_text())
 
 
@@ -268,7 +275,7 @@ def test_infrequent_access_is_tried_beside_standard(ask: Ask) -> None:
 def of_today(configured: Settings) -> int:
     """Twenty old videos at the service's keys, and ten of today, all of one size; return all their bytes."""
     engine, now = open_engine(f"sqlite:///{configured.store_file}"), datetime.now(UTC)
-    made = [now - 200 * DAY] * 20 + [max(now - DAY / 240, midnight(TODAY))] * 10
+    made = [now - 200 * DAY] * 20 + [max(now - DAY / 240, midnight(today()))] * 10
     clips = [Clip(f"t{n:02}", "ann", at, 1_000_000, "h264", is_ours=False, viewed={}) for n, at in enumerate(made)]
     with transaction(engine, "test") as session:
         session.execute(sa.insert(users).values(id="ann", tier="free"))
@@ -310,7 +317,7 @@ def cold(configured: Settings) -> Iterator[Engine]:
     engine, now = open_engine(f"sqlite:///{configured.store_file}"), datetime.now(UTC)
     sizes = [50_000 * 2**n for n in range(12)] + [360_000 + 20_000 * n for n in range(24)]
     sizes += [10**9, MAX_BYTES_IN_PLACE, MAX_BYTES_IN_PLACE + 1]
-    kinds = product(sizes, ("h264", "mpeg4"), (True, False), ({TODAY - 9 * DAY: 1}, {}))
+    kinds = product(sizes, ("h264", "mpeg4"), (True, False), ({today() - 9 * DAY: 1}, {}))
     clips = [
         Clip(f"c{n:03}", "ann", now - 200 * DAY, size, codec, is_ours=is_ours, viewed=viewed)
         for n, (size, codec, is_ours, viewed) in enumerate(kinds)
@@ -319,7 +326,7 @@ def cold(configured: Settings) -> Iterator[Engine]:
         session.execute(sa.insert(users).values(id="ann", tier="pro"))
         upload(session, clips)
         for back in range(1, 60):
-            view(session, clips, TODAY - back * DAY)
+            view(session, clips, today() - back * DAY)
         session.execute(sa.update(blobs).values(key=configured.prefix + blobs.c.key))
     unlimited = LifecyclePolicy(compress_usd_per_day=None)
     limits = BlastRadius(max_user_percent=100)

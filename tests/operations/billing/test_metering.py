@@ -37,14 +37,20 @@ from tests.doubles.analytics import Operation, Stored
 from tests.doubles.cloudflare import CloudflareDouble
 from tests.marks import marked
 
-NOW = datetime.now(UTC)
-TODAY = NOW.date()
 ONE_DAY = timedelta(days=1)
 BOOK = PriceBook()
 GB = 10**9
 MID = datetime(2026, 6, 20, 12, tzinfo=UTC)  # of a month of 30 days
 JUNE = date(2026, 6, 1)
 STATES = {"live": 5, "retired": 3, "deleting": 2, "gone": 100, "lost": 100, "pending": 100}
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def today() -> date:
+    return now().date()
 
 
 @pytest.fixture
@@ -60,19 +66,20 @@ def store(engine: sa.Engine) -> sa.Engine:
         session.execute(
             sa.insert(blobs),
             [
-                {"video_id": video, "state": state, "size_bytes": size, "key": f"k{number}", "stored_at": NOW}
+                {"video_id": video, "state": state, "size_bytes": size, "key": f"k{number}", "stored_at": now()}
                 for number, (video, state, size) in enumerate(rows)
             ],
         )
-        seen = {"last_modified": NOW, "first_seen_at": NOW, "last_seen_at": NOW}
+        seen = {"last_modified": now(), "first_seen_at": now(), "last_seen_at": now()}
         session.execute(sa.insert(orphans).values(key="o", size_bytes=3, etag="e", **seen))
     return engine
 
 
-def used(engine: sa.Engine, metric: Metric, first: date = TODAY, last: date = TODAY) -> dict[str, int]:
+def used(engine: sa.Engine, metric: Metric, first: date | None = None, last: date | None = None) -> dict[str, int]:
     with reading(engine) as session:
         return {
-            usage.user_id or usage.resource: usage.quantity for usage in days(session, first, last, metrics=[metric])
+            usage.user_id or usage.resource: usage.quantity
+            for usage in days(session, first or today(), last or today(), metrics=[metric])
         }
 
 
@@ -104,17 +111,17 @@ def test_stored_bytes_of_users_and_account_are_recorded_as_the_days_peak(store: 
 
 def test_added_and_purged_bytes_are_recorded_by_day_zeros_included(store: sa.Engine) -> None:
     with transaction(store, "test") as session:
-        session.execute(sa.update(deployment).values(created_at=NOW - 4 * ONE_DAY))
+        session.execute(sa.update(deployment).values(created_at=now() - 4 * ONE_DAY))
         blob_id = session.execute(sa.select(blobs.c.id).where(blobs.c.state == "gone")).scalar_one()
         append(session, [Event(event, "run", blob_id=blob_id) for event in ("retire", "purge", "retire")])
     sample_storage(store)
     assert used(store, Metric.UPLOADED_BYTES) == {"": sum(STATES.values()) - STATES["pending"] + 7 + 1}
     assert used(store, Metric.DELETED_BYTES) == {"": 100}
-    yesterday = TODAY - ONE_DAY
+    yesterday = today() - ONE_DAY
     assert used(store, Metric.UPLOADED_BYTES, yesterday, yesterday) == {"": 0}
     with reading(store) as session:
-        first = TODAY - 5 * ONE_DAY
-        assert missing_days(session, Metric.UPLOADED_BYTES, first, TODAY) == [first]  # before the store was made
+        first = today() - 5 * ONE_DAY
+        assert missing_days(session, Metric.UPLOADED_BYTES, first, today()) == [first]  # before the store was made
 
 
 def test_the_buckets_own_operations_are_added_up_and_lost_by_no_failure(engine: sa.Engine, bucket: Bucket) -> None:
@@ -136,17 +143,17 @@ def test_the_buckets_own_operations_are_added_up_and_lost_by_no_failure(engine: 
 def test_cloudflares_figures_are_recorded_beside_ours(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
-    yesterday = datetime.combine(TODAY - ONE_DAY, time(8), UTC)
-    cloudflare.stored = [Stored(yesterday, 500, 1), Stored(NOW, 600)]
+    yesterday = datetime.combine(today() - ONE_DAY, time(8), UTC)
+    cloudflare.stored = [Stored(yesterday, 500, 1), Stored(now(), 600)]
     cloudflare.operations = [Operation(yesterday, "PutObject", requests=7)]
-    found = collect(store, client, NOW)
+    found = collect(store, client, now())
     assert found.trouble == ""
     with reading(store) as session:
-        theirs = list(days(session, TODAY - ONE_DAY, TODAY, source=UsageSource.CLOUDFLARE))
+        theirs = list(days(session, today() - ONE_DAY, today(), source=UsageSource.CLOUDFLARE))
     assert [(usage.day, usage.metric, usage.quantity) for usage in theirs] == [
-        (TODAY - ONE_DAY, Metric.OPERATIONS, 7),
-        (TODAY - ONE_DAY, Metric.STORED_BYTES, 501),
-        (TODAY, Metric.STORED_BYTES, 600),
+        (today() - ONE_DAY, Metric.OPERATIONS, 7),
+        (today() - ONE_DAY, Metric.STORED_BYTES, 501),
+        (today(), Metric.STORED_BYTES, 600),
     ]
     assert used(store, Metric.STORED_BYTES)["ann"] == 10
 
@@ -154,25 +161,25 @@ def test_cloudflares_figures_are_recorded_beside_ours(
 def test_a_day_that_was_not_over_when_cloudflare_answered_is_asked_for_again(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
-    every = [datetime.combine(TODAY - n * ONE_DAY, time(0, 1), UTC) for n in range(31)]
+    every = [datetime.combine(today() - n * ONE_DAY, time(0, 1), UTC) for n in range(31)]
     cloudflare.stored = [Stored(at, 500) for at in every]
-    collect(store, client, NOW)
+    collect(store, client, now())
     spans = [str(body["variables"]["filter"]) for _, _, body in cloudflare.asked]
-    assert [span for span in spans if str(TODAY - (KEPT_DAYS - 1) * ONE_DAY) in span]  # as far back as it has them
+    assert [span for span in spans if str(today() - (KEPT_DAYS - 1) * ONE_DAY) in span]  # as far back as it has them
     cloudflare.asked.clear()
     cloudflare.operations = [Operation(every[1], "PutObject", requests=9)]
-    collect(store, client, NOW)
-    assert used(store, Metric.OPERATIONS, TODAY - ONE_DAY, TODAY) == {"PutObject": 9}
+    collect(store, client, now())
+    assert used(store, Metric.OPERATIONS, today() - ONE_DAY, today()) == {"PutObject": 9}
     asked = [str(body["variables"]["filter"]) for _, _, body in cloudflare.asked]
     assert asked
-    assert not [span for span in asked if str(TODAY - 5 * ONE_DAY) in span]
+    assert not [span for span in asked if str(today() - 5 * ONE_DAY) in span]
 
 
 def test_if_cloudflare_refuses_our_own_count_is_used_and_the_reason_reported(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
     cloudflare.permissions = frozenset()
-    found = collect(store, client, NOW)
+    found = collect(store, client, now())
     assert marked(found.trouble) == snapshot(
         "REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Account Analytics: Read' on account ID (not authorized for that account); add it under My Profile, API Tokens"
     )
@@ -180,9 +187,9 @@ def test_if_cloudflare_refuses_our_own_count_is_used_and_the_reason_reported(
 
 
 def test_days_without_a_count_after_the_first_one_are_told_but_not_today(store: sa.Engine) -> None:
-    days_ago = [NOW.date() - n * ONE_DAY for n in range(6)]
+    days_ago = [now().date() - n * ONE_DAY for n in range(6)]
     note(store, *(Used(day, Metric.STORED_BYTES, 5) for day in (days_ago[5], days_ago[2])))
-    missing = spent(store, NOW, first=days_ago[5], users=[]).missing
+    missing = spent(store, now(), first=days_ago[5], users=[]).missing
     assert list(missing) == [days_ago[4], days_ago[3], days_ago[1]]
 
 

@@ -100,9 +100,9 @@ def test_without_an_answer_from_cloudflare_no_views_are_recorded(
 def test_the_days_to_import_are_those_that_are_kept_over_and_not_complete(store: sa.Engine) -> None:
     with transaction(store, "test") as session:
         session.execute(sa.insert(view_days).values(day=DAY))
-    days = days_to_import(store)
-    settled = (datetime.now(UTC) - timedelta(hours=1)).date()
-    kept = [TODAY - timedelta(days=n) for n in range(30, 0, -1)]
+    days, at = days_to_import(store), datetime.now(UTC)  # TODAY is when the run of tests began
+    settled = (at - timedelta(hours=1)).date()
+    kept = [at.date() - timedelta(days=n) for n in range(30, 0, -1)]
     assert days == [day for day in kept if day != DAY and day < settled]
 
 

@@ -173,7 +173,9 @@ def test_the_guard_gets_the_last_applied_plans_population_and_todays_retirements
     blob("live", "live", video="live")
     blob("gone")
     with transaction(engine, "test") as session:
-        session.execute(sa.update(videos).where(videos.c.id == "gone").values(retired_at=NOW - timedelta(hours=23)))
+        session.execute(
+            sa.update(videos).where(videos.c.id == "gone").values(retired_at=datetime.now(UTC) - timedelta(hours=23))
+        )
     with reading(engine) as session:
         assert last_population(session) is None
         assert retired_in_24h(session) == 1
@@ -181,7 +183,7 @@ def test_the_guard_gets_the_last_applied_plans_population_and_todays_retirements
     with transaction(engine, "test") as session:
         session.execute(sa.update(plans).values(state="applied", population=9))
         record_outcomes(session, plan.id, [Outcome("gone", "retired", "", 0, 0)])
-        session.execute(sa.update(videos).values(retired_at=NOW - timedelta(hours=25)))
+        session.execute(sa.update(videos).values(retired_at=datetime.now(UTC) - timedelta(hours=25)))
     draw(engine)
     with reading(engine) as session:
         assert last_population(session) == 8
