@@ -22,6 +22,7 @@ from reelkeeper.disk import make_folder
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
 GOOD_LIFE_SECONDS: Final = 60.0  # after this time alive, the pause before a restart is short again
 MAX_LOG_BYTES: Final = 20_000_000  # then it replaces NAME.log.1
+NOT_STARTED: Final = 127  # the exit code of a program that could not be started, as in a shell
 _TAIL_BYTES: Final = 2_000
 
 
@@ -70,7 +71,8 @@ class Supervisor:
 
     def run(self, part: Part, *, until: Callable[[], bool], tick: Callable[[], None]) -> int | None:
         """Run a part once; return its exit code, or None if `until` stopped it early. `tick` is called meanwhile."""
-        self._spawn(part)
+        if not self._spawn(part):
+            return NOT_STARTED
         while part.is_alive and not until():
             tick()
         was_left = part.is_alive
@@ -85,12 +87,8 @@ class Supervisor:
                 continue
             if part.process is not None:
                 code, part.process = part.process.returncode, None
-                lived = now - part.started
-                part.pause = FIRST_PAUSE_SECONDS if lived > GOOD_LIFE_SECONDS or not part.pause else part.pause * 2
-                part.pause = min(part.pause, MAX_PAUSE_SECONDS)
-                part.due = now + part.pause
                 how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-                self._tell(f"{part.title} ended {how}; it restarts in {part.pause:.0f} s. See {part.log}")
+                self._pause(part, f"ended {how}", was_good=now - part.started > GOOD_LIFE_SECONDS)
             elif now >= part.due:
                 self._spawn(part)
         for part in self.parts:
@@ -113,19 +111,36 @@ class Supervisor:
             _wait(part, part.stop_seconds, hurried)
             _kill(part)
 
-    def _spawn(self, part: Part) -> None:
-        make_folder(part.log.parent)
-        with part.log.open("ab") as log:
-            part.process = subprocess.Popen(
-                part.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-                preexec_fn=before_exec(),  # noqa: PLW1509  it calls only what was loaded before the fork
-            )
+    def _pause(self, part: Part, what: str, *, was_good: bool = False) -> None:
+        part.pause = FIRST_PAUSE_SECONDS if was_good or not part.pause else part.pause * 2
+        part.pause = min(part.pause, MAX_PAUSE_SECONDS)
+        part.due = time.monotonic() + part.pause
+        self._tell(f"{part.title} {what}; it restarts in {part.pause:.0f} s. See {part.log}")
+
+    def _spawn(self, part: Part) -> bool:
+        """Start a part's process; return whether it began. One that is kept alive is due again after a pause."""
+        try:
+            make_folder(part.log.parent)
+            with part.log.open("ab") as log:
+                part.process = subprocess.Popen(
+                    part.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    start_new_session=True,
+                    preexec_fn=before_exec(),  # noqa: PLW1509  it calls only what was loaded before the fork
+                )
+        # guard up.not_started: want of memory for a moment, or an update of its program, ends all parts and their runs
+        except OSError as error:
+            why = f"did not start ({error})"
+            if part in self.parts:
+                self._pause(part, why)
+            else:  # it was to run once
+                self._tell(f"{part.title} {why}")
+            return False
         part.started = time.monotonic()
+        return True
 
 
 def _kill(part: Part) -> None:

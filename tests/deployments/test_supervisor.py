@@ -80,6 +80,22 @@ def test_a_part_that_keeps_dying_is_restarted_with_growing_pauses(
     assert "no luck" in server.last_words()
 
 
+def test_a_program_that_an_update_replaces_just_now_stops_no_other_part(
+    kept: Supervisor, told: list[str], part: Callable[..., Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
+    server, program = part(FOREVER), tmp_path / "reelkeeper"
+    server.argv = [str(program), *server.argv[1:]]
+    kept.start(server)
+    until(lambda: kept.look() or len(told) >= 3)  # type: ignore[func-returns-value]  # as above
+    assert server.pause == pytest.approx(0.04)
+    once = part("", "watchdog")
+    once.argv = [str(program)]
+    assert kept.run(once, until=lambda: False, tick=lambda: None)
+    program.symlink_to(sys.executable)
+    until(lambda: kept.look() or server.is_alive)  # type: ignore[func-returns-value]  # as above
+
+
 def test_parts_are_stopped_the_last_first_and_a_deaf_one_is_killed(kept: Supervisor, part: Callable[..., Part]) -> None:
     server, worker = part(FOREVER), part(DEAF, "worker", stop_seconds=0.3)
     for item in (server, worker):
