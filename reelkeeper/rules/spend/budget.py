@@ -130,10 +130,10 @@ def findings(
     """
     found = []
     for span in spans(charges, policy, as_of, since, charged):
-        least = 1 if as_of.date() <= span.last else FULL  # of a past period, only an excess is news
-        levels = [level for level in policy.levels_percent if level >= least]
-        crossed = [level for level in levels if span.spent * FULL >= span.limit * level]
-        found += [_crossing(span, crossed[-1], as_of)] if crossed else []
+        crossed = [level for level in policy.levels_percent if span.spent * FULL >= span.limit * level]
+        # guard spend.past_excess: an excess found after the period's end is never told where levels below 100 are set
+        is_news = as_of.date() <= span.last or span.spent >= span.limit  # of a past period, only an excess
+        found += [_crossing(span, crossed[-1], as_of)] if crossed and is_news else []
     return found
 
 

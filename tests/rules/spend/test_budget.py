@@ -110,6 +110,24 @@ def test_only_an_excess_of_a_past_day_is_news() -> None:
     assert crossed([charge("16", ago(1))], DAILY) == [("total", "2026-11-23", "150")]
 
 
+@pytest.mark.parametrize(
+    ("levels", "usd", "level"),
+    [
+        ((50, 80), "9.999999999", None),
+        ((50, 80), "10", "80"),
+        ((50, 80, 150), "13", "80"),
+        ((50, 80, 150), "15", "150"),
+        ((150,), "13", None),
+    ],
+)
+def test_an_excess_of_a_past_day_is_news_at_the_highest_level_that_is_reported_also_below_the_whole_budget(
+    levels: tuple[int, ...], usd: str, level: str | None
+) -> None:
+    policy = BudgetPolicy(monthly_usd=None, levels_percent=levels)
+    expected = [] if level is None else [("total", "2026-11-23", level)]
+    assert crossed([charge(usd, ago(1))], policy) == expected
+
+
 def test_the_impact_of_a_finding_is_the_months_excess() -> None:
     (found,) = findings([charge("230")], MONTHLY, NOW)
     assert found.impact_microusd == 30_000_000
