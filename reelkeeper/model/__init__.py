@@ -15,8 +15,7 @@ _ONE_SECOND = timedelta(seconds=1)
 class VideoState(StrEnum):
     """The state of a video: pending -> live -> retired -> gone (or lost).
 
-    `pending`: its first bytes are not verified yet. `retired`: restorable until its bytes are purged. `lost`: they are
-    missing although nobody deleted them.
+    `pending`: its first bytes are not verified yet. `retired`: restorable until its purge. `lost`: its bytes vanished.
     """
 
     PENDING = "pending"
@@ -163,6 +162,7 @@ class Stream:
     channels: int | None = None
     channel_layout: str | None = None
     start_seconds: float = 0.0
+    cues_ms: tuple[tuple[int, int], ...] = ()  # of subtitles: from when until when each is shown, against the picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,8 +162,11 @@ _SETTINGS = {"h264": _h264, "hevc": _hevc, "av1": _av1, "vp9": _vp9}
 
 
 def _beside(media: Media, container: str) -> dict[str, Any]:
-    """Copy audio that players support, else encode Opus at a bitrate by its channels; convert subtitles to text."""
-    options: dict[str, Any] = {"c:s": _SUBTITLES[container]} if media.subtitles else {}
+    """Copy audio that players support, else encode Opus, its bitrate by its channels; copy or convert subtitles."""
+    text = _SUBTITLES[container]
+    options: dict[str, Any] = {
+        f"c:s:{index}": "copy" if stream.codec == text else text for index, stream in enumerate(media.subtitles)
+    }
     for index, stream in enumerate(media.audio):
         if stream.codec in COPIED_SOUND[container]:
             options[f"c:a:{index}"] = "copy"

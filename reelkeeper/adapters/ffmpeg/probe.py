@@ -32,6 +32,7 @@ _NO_MATTER = {"CPB properties", "H.26[45] User Data Unregistered SEI message", "
 _NO_MATTER |= {"GOP timecode", "SMPTE 12-1 timecode"}
 _OF_THE_CONTAINER = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time", "duration"}
 _RIGHT_ANGLE = 90
+_EMPTY_CUE_BYTES = 2  # in MP4, a pause between two subtitles is a sample with no text but its length
 _DEPTH = re.compile(r"p?(9|10|12|14|16)(le|be)$")
 
 
@@ -101,7 +102,11 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
         codec_tag=video.get("codec_tag_string", ""),
         index_first=has_index_first(clip),
         audio=tuple(_stream(s) for s in streams if s.get("codec_type") == "audio"),
-        subtitles=tuple(_stream(s) for s in streams if s.get("codec_type") == "subtitle"),
+        subtitles=tuple(
+            replace(_stream(s), cues_ms=_cues(s, answer.get("packets", []), _number(video.get("start_time")) or 0.0))
+            for s in streams
+            if s.get("codec_type") == "subtitle"
+        ),
         frame_rate=frames / duration if duration else _ratio(video.get("avg_frame_rate", "0/0"), "/", otherwise=0.0),
         streams=len(streams),
         video_streams=len(videos),
@@ -199,6 +204,16 @@ def _stream(stream: Mapping[str, Any]) -> Stream:
         channel_layout=stream.get("channel_layout"),
         start_seconds=_number(stream.get("start_time")) or 0.0,
     )
+
+
+def _cues(
+    stream: Mapping[str, Any], packets: Sequence[Mapping[str, Any]], begins: float
+) -> tuple[tuple[int, int], ...]:
+    """List from when until when each subtitle is shown, in milliseconds after the picture `begins`."""
+    least = _EMPTY_CUE_BYTES if stream.get("codec_name") == "mov_text" else 0
+    texts = [p for p in packets if p["stream_index"] == stream["index"] and int(p["size"]) > least]
+    spans = [(_number(p.get("pts_time")) or 0.0, _number(p.get("duration_time")) or 0.0) for p in texts]
+    return tuple(sorted((round(1000 * (at - begins)), round(1000 * (at - begins + lasts))) for at, lasts in spans))
 
 
 def _seconds(stream: Mapping[str, Any]) -> float | None:

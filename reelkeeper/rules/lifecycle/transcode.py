@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -31,7 +32,7 @@ MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: the maxi
 IN_PLACE_CODEC: Final = "h264"
 
 EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
-_TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # formats that convert to WebVTT
+_TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "text"}  # ASS would lose its colours and positions, and most styles
 _MAX_CHANNELS = 8  # of Opus: RFC 7845, 5.1.1.2
 _CONTAINERS = {"mp4": "mov", "webm": "webm"}  # as `Media` names them
 _CRF_RANGES = {"h264": (16, 40), "hevc": (16, 42), "av1": (20, 55), "vp9": (20, 55)}
@@ -225,7 +226,7 @@ def skip(media: Media, recipe: Recipe) -> Refusal | None:
         # guard transcode.lost_boxes: provenance in a box that ffmpeg does not know is lost
         ("metadata_boxes", bool(boxes), f"{', '.join(boxes)} would be lost"),
         ("several_videos", media.video_streams != 1, f"{media.video_streams} video streams, only one would be kept"),
-        ("picture_subtitles", bool(pictures), f"subtitles in {', '.join(pictures)} are no text"),
+        ("picture_subtitles", bool(pictures), f"subtitles in {', '.join(pictures)} are more than text"),
         ("channels", channels > _MAX_CHANNELS, f"{channels} audio channels, Opus takes {_MAX_CHANNELS}"),
         ("audio_layout", bool(layouts), f"audio in {', '.join(map(str, layouts))} would be mixed into another layout"),
         ("unknown_audio", bool(silent), f"audio in {', '.join(silent)} of an unknown number of channels"),
@@ -240,6 +241,7 @@ def accept(source: Media, result: Media, quality: Quality, recipe: Recipe, accep
         *_shape(source, result),
         *_kept(source, result),
         *_sound(source, result, recipe),
+        *_cues(source, result),
         *_worth(source, result, quality, acceptance),
     ]
     if not faults:
@@ -288,7 +290,7 @@ def _kept(source: Media, result: Media) -> Iterator[tuple[str, str]]:
 
 
 def _latest(before: Sequence[int], after: Sequence[int]) -> int:
-    """Return the largest timing error of a frame. VMAF pairs frames by number, regardless of their times."""
+    """Return the largest difference of two times. VMAF pairs frames by number, regardless of their times."""
     return max((abs(new - old) for old, new in zip(before, after, strict=False)), default=0)
 
 
@@ -309,6 +311,14 @@ def _sound(source: Media, result: Media, recipe: Recipe) -> Iterator[tuple[str, 
         shift = (new.start_seconds - result.start_seconds) - (old.start_seconds - source.start_seconds)
         if not abs(shift) <= _TOLERANCE_SECONDS:
             yield "audio_sync", f"audio {number}: moved by {shift:+.3f} s against the picture"
+
+
+def _cues(source: Media, result: Media) -> Iterator[tuple[str, str]]:
+    for number, (old, new) in enumerate(zip(source.subtitles, result.subtitles, strict=False), 1):
+        before, after = list(chain(*old.cues_ms)), list(chain(*new.cues_ms))
+        # guard transcode.cues: subtitles that overlap are cut short, as MP4 shows one at a time
+        if len(before) != len(after) or _latest(before, after) > 1000 * _TOLERANCE_SECONDS:
+            yield "subtitles", f"subtitles {number}: not shown as long, or as often, as in the source"
 
 
 def _worth(source: Media, result: Media, quality: Quality, acceptance: Acceptance) -> Iterator[tuple[str, str]]:

@@ -295,6 +295,44 @@ def test_subtitles_are_kept(make_clip: MakeClip, tmp_path: Path) -> None:
         assert structural_faults(source, result, recipe) == ""
 
 
+def with_subtitles(clip: Path, text: str, target: Path, codec: str) -> Path:
+    """Add subtitles, written as SRT, to a clip."""
+    written = target.with_suffix(".srt")
+    written.write_text(text)
+    merged = ["-i", str(written), "-map", "0", "-map", "1", "-c", "copy", "-c:s", codec]
+    return tool("-i", str(clip), *merged, str(target))
+
+
+AT_ONCE = "1\n00:00:00,100 --> 00:00:00,450\nlong\n\n2\n00:00:00,200 --> 00:00:00,300\nshort\n"
+WITH_A_PAUSE = "1\n00:00:00,100 --> 00:00:00,200\n<u>a</u> b\n\n2\n00:00:00,300 --> 00:00:00,450\nc\n"
+
+
+def test_subtitles_of_which_a_result_would_show_less_keep_a_video_as_it_is(make_clip: MakeClip, tmp_path: Path) -> None:
+    """MP4 shows one at a time: of two that overlap, the first would end with the beginning of the second."""
+    two = with_subtitles(make_clip(), AT_ONCE, tmp_path / "two.mkv", "srt")
+    source, result, _ = encoded(two, tmp_path, H264)
+    assert source.subtitles[0].cues_ms == ((100, 450), (200, 300))
+    refusal = accept(replace(source, size_bytes=10**9), result, perfect(source), H264, Acceptance())
+    assert refusal is not None
+    assert refusal.rule == "subtitles"
+    assert structural_faults(*encoded(two, tmp_path, AV1)[:2]) == ""
+    styled = skip(ffmpeg.inspect(with_subtitles(make_clip(), AT_ONCE, tmp_path / "styled.mkv", "ass")), H264)
+    assert styled is not None
+    assert styled.rule == "picture_subtitles"
+
+
+def test_subtitles_in_the_format_of_the_result_are_copied_bit_by_bit(make_clip: MakeClip, tmp_path: Path) -> None:
+    texts = []
+    clip = with_subtitles(make_clip(), WITH_A_PAUSE, tmp_path / "in.mp4", "mov_text")
+    source, result, target = encoded(clip, tmp_path, H264)
+    for file in (clip, target):
+        text = tool("-i", str(file), "-map", "0:s", "-c", "copy", "-f", "data", str(tmp_path / f"{file.stem}.bin"))
+        texts.append(text.read_bytes())
+    assert texts[0] == texts[1] != b""
+    assert source.subtitles[0].cues_ms == result.subtitles[0].cues_ms == ((100, 200), (300, 450))
+    assert structural_faults(source, result, H264) == ""
+
+
 def test_cover_and_timecode_do_not_break_an_encode(make_clip: MakeClip, tmp_path: Path) -> None:
     cover = tool("-f", "lavfi", "-i", "color=s=32x32", "-frames:v", "1", str(tmp_path / "cover.png"))
     merged = ["-i", str(cover), "-map", "0", "-map", "1", "-c", "copy", "-disposition:v:1", "attached_pic"]

@@ -13,6 +13,7 @@ from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, fin
 from reelkeeper.rules.lifecycle.worth import Payback
 
 AUDIO = Stream("audio", "aac", 10.0, 2, "stereo")
+SUBTITLES = Stream("subtitle", "mov_text", 9.0, cues_ms=((0, 4_000), (5_000, 9_000)))
 SOURCE = Media(
     container="mov",
     codec="h264",
@@ -35,7 +36,7 @@ SOURCE = Media(
     content_credentials=False,
     creation_time=None,
     audio=(AUDIO,),
-    subtitles=(Stream("subtitle", "mov_text", 9.0),),
+    subtitles=(SUBTITLES,),
     tags=(("title", "a fox"),),
     shown_at_ms=(0, 42, 83),
 )
@@ -138,6 +139,8 @@ def test_a_result_that_keeps_everything_is_accepted(source: Media, result: Media
         ({"color_range": "pc"}, "color_range", "pc"),
         ({"audio": ()}, "audio", "0"),
         ({"subtitles": ()}, "subtitles", "0"),
+        ({"subtitles": (replace(SUBTITLES, cues_ms=((0, 3_900), (5_000, 9_000))),)}, "subtitles", "1"),
+        ({"subtitles": (replace(SUBTITLES, cues_ms=((0, 4_000),)),)}, "subtitles", "1"),
         ({"audio": (replace(AUDIO, codec="opus"),)}, "audio", "aac"),
         ({"audio": (replace(AUDIO, channels=1),)}, "audio", "1"),
         ({"audio": (replace(AUDIO, duration_seconds=9.9),)}, "audio_duration", "9.900"),
