@@ -24,6 +24,8 @@ meta chpl ilst free skip ---- covr aART cprt desc ldes cpil disk trkn gnre rtng 
 soar soaa soal soco sosn tven tves tvnn tvsh tvsn loci ©nam ©ART ©alb ©day ©cmt ©gen ©too ©wrt ©cpy ©enc ©swr ©fmt ©inf
 ©req ©xyz ©mak ©mod ©dir ©prd ©des ©grp ©lyr
 """
+_MAX_TRACKS: Final = 20  # whose boxes are read: a file of more streams than `MediaLimits` allows is refused
+_OF_TRACKS: Final = (b"name", b"kind", b"free", b"skip")  # in their `udta`: their names are not kept, their kinds are
 _UNDERSTOOD: Final = frozenset(name.encode("latin-1") for name in _NAMES.split())
 
 
@@ -111,7 +113,7 @@ def _sha256(file: BinaryIO, box: Box) -> str:
 
 def _lost(file: BinaryIO, parent: Box, path: str, tags: Collection[str]) -> Iterator[str]:
     """Name the metadata within `moov` or its `udta` that ffmpeg drops."""
-    is_movie, seen = path == "moov", set[bytes]()
+    is_movie, seen, tracks = path == "moov", set[bytes](), 0
     for box in walk(file, parent.content, parent.end):
         name = f"{path}/{_shown(box.kind)}"
         if box.fault:
@@ -122,11 +124,28 @@ def _lost(file: BinaryIO, parent: Box, path: str, tags: Collection[str]) -> Iter
             yield f"{name} {_uuid(file, box)}"
         elif box.kind == b"meta":
             yield from _lost_of_meta(file, box, name, tags)
+        elif box.kind == b"trak" and is_movie and tracks < _MAX_TRACKS:
+            tracks += 1
+            # guard transcode.lost_of_tracks: provenance that stands in a track of the index is lost
+            yield from _lost_of_track(file, box, name)
         elif box.kind == b"udta" and is_movie:
             yield from _lost(file, box, name, tags)
         elif not is_movie and box.kind not in _UNDERSTOOD:
             yield name
         seen.add(box.kind)
+
+
+def _lost_of_track(file: BinaryIO, track: Box, path: str) -> Iterator[str]:
+    """Name the metadata within a track, of which ffmpeg keeps no more than `_OF_TRACKS`."""
+    for box in walk(file, track.content, track.end):
+        named = f"{path}/{_shown(box.kind)}"
+        if box.kind == b"uuid" and not box.fault:
+            yield f"{named} {_uuid(file, box)}"
+        elif box.kind == b"meta" or box.fault:
+            yield " ".join(part for part in (named, box.fault) if part)
+        elif box.kind == b"udta":
+            inner = walk(file, box.content, box.end)
+            yield from (f"{named}/{_shown(it.kind)}" for it in inner if it.fault or it.kind not in _OF_TRACKS)
 
 
 def _lost_of_meta(file: BinaryIO, meta: Box, path: str, tags: Collection[str]) -> Iterator[str]:

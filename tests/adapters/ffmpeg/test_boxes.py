@@ -112,6 +112,35 @@ def test_metadata_within_the_index_keeps_a_video_as_it_is(
 
 
 @pytest.mark.parametrize(
+    ("extra", "lost"),
+    [
+        (box(b"uuid", XMP + b"<x/>"), ("moov/trak/uuid be7acfcb-97a9-42e8-9c71-999491e3afac",)),
+        (box(b"meta", b"\0" * 4), ("moov/trak/meta",)),
+        (box(b"udta", box(b"XMP_", b"<x/>")), ("moov/trak/udta/XMP_",)),
+        (box(b"udta", box(b"name", b"voice")), ()),
+    ],
+)
+def test_metadata_within_a_track_keeps_a_video_as_it_is(
+    make_clip: MakeClip, tmp_path: Path, extra: bytes, lost: tuple[str, ...]
+) -> None:
+    plain = tool("-i", str(make_clip(audio="")), "-c", "copy", "-fflags", "+bitexact", str(tmp_path / "plain.mp4"))
+    whole = plain.read_bytes()
+    with plain.open("rb") as file:
+        moov = next(found for found in walk(file, 0, len(whole)) if found.kind == b"moov")
+        inner = list(walk(file, moov.content, moov.end))
+    parts = [
+        box(b"trak", whole[it.content : it.end] + extra) if it.kind == b"trak" else whole[it.at : it.end]
+        for it in inner
+    ]
+    clip = tmp_path / "in.mp4"
+    clip.write_bytes(whole[: moov.at] + box(b"moov", b"".join(parts)))
+    media = ffmpeg.inspect(clip)
+    assert media.lost_boxes == lost
+    refused = skip(media, Recipe())
+    assert (refused and refused.rule) == ("metadata_boxes" if lost else None)
+
+
+@pytest.mark.parametrize(
     ("appended", "named"),
     [
         (box(b"meta", b"\0" * 4), "meta"),
