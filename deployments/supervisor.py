@@ -22,7 +22,7 @@ from reelkeeper.disk import make_folder
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
 GOOD_LIFE_SECONDS: Final = 60.0  # after this time alive, the pause before a restart is short again
 MAX_LOG_BYTES: Final = 20_000_000  # then it replaces NAME.log.1
-NOT_STARTED: Final = 127  # the exit code of a program that could not be started, as in a shell
+_NOT_STARTED: Final = 127  # the exit code of a program that could not be started, as in a shell
 _TAIL_BYTES: Final = 2_000
 
 
@@ -72,7 +72,7 @@ class Supervisor:
     def run(self, part: Part, *, until: Callable[[], bool], tick: Callable[[], None]) -> int | None:
         """Run a part once; return its exit code, or None if `until` stopped it early. `tick` is called meanwhile."""
         if not self._spawn(part):
-            return NOT_STARTED
+            return _NOT_STARTED
         while part.is_alive and not until():
             tick()
         was_left = part.is_alive

@@ -112,8 +112,8 @@ def _sha256(file: BinaryIO, box: Box) -> str:
 
 
 def _lost(file: BinaryIO, parent: Box, path: str, tags: Collection[str]) -> Iterator[str]:
-    """Name the metadata within `moov` or its `udta` that ffmpeg drops."""
-    is_movie, seen, tracks = path == "moov", set[bytes](), 0
+    """Name the metadata within `moov`, a track of it, or the `udta` of either, that ffmpeg drops."""
+    is_udta, of_track, seen, tracks = parent.kind == b"udta", path.startswith("moov/trak"), set[bytes](), 0
     for box in walk(file, parent.content, parent.end):
         name = f"{path}/{_shown(box.kind)}"
         if box.fault:
@@ -122,30 +122,17 @@ def _lost(file: BinaryIO, parent: Box, path: str, tags: Collection[str]) -> Iter
             yield f"{name}, a second one"
         elif box.kind == b"uuid":
             yield f"{name} {_uuid(file, box)}"
-        elif box.kind == b"meta":
+        elif box.kind == b"meta" and not of_track:
             yield from _lost_of_meta(file, box, name, tags)
-        elif box.kind == b"trak" and is_movie and tracks < _MAX_TRACKS:
+        elif box.kind == b"trak" and path == "moov" and tracks < _MAX_TRACKS:
             tracks += 1
             # guard transcode.lost_of_tracks: provenance that stands in a track of the index is lost
-            yield from _lost_of_track(file, box, name)
-        elif box.kind == b"udta" and is_movie:
             yield from _lost(file, box, name, tags)
-        elif not is_movie and box.kind not in _UNDERSTOOD:
+        elif box.kind == b"udta" and not is_udta:
+            yield from _lost(file, box, name, tags)
+        elif box.kind == b"meta" or (is_udta and box.kind not in (_OF_TRACKS if of_track else _UNDERSTOOD)):
             yield name
         seen.add(box.kind)
-
-
-def _lost_of_track(file: BinaryIO, track: Box, path: str) -> Iterator[str]:
-    """Name the metadata within a track, of which ffmpeg keeps no more than `_OF_TRACKS`."""
-    for box in walk(file, track.content, track.end):
-        named = f"{path}/{_shown(box.kind)}"
-        if box.kind == b"uuid" and not box.fault:
-            yield f"{named} {_uuid(file, box)}"
-        elif box.kind == b"meta" or box.fault:
-            yield " ".join(part for part in (named, box.fault) if part)
-        elif box.kind == b"udta":
-            inner = walk(file, box.content, box.end)
-            yield from (f"{named}/{_shown(it.kind)}" for it in inner if it.fault or it.kind not in _OF_TRACKS)
 
 
 def _lost_of_meta(file: BinaryIO, meta: Box, path: str, tags: Collection[str]) -> Iterator[str]:

@@ -60,8 +60,10 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
     if not videos:
         raise NotAVideo("it has no video stream" + (", only sound" if streams else ""))
     video = videos[0]
-    packets = [p for p in answer.get("packets", []) if p["stream_index"] == video["index"]]
-    shown = [p for p in packets if "D" not in p["flags"]]  # D: cut away by an edit list
+    packets = answer.get("packets", [])
+    of_video = [p for p in packets if p["stream_index"] == video["index"]]
+    shown = [p for p in of_video if "D" not in p["flags"]]  # D: cut away by an edit list
+    begins = _number(video.get("start_time")) or 0.0
     frames = len(shown)
     # guard intake.unstated_length: a video is refused whose container states no length, or less than its frames take
     whole = _number(answer["format"].get("duration")) or 0.0  # of the longest stream, such as the sound
@@ -87,8 +89,8 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
         has_alpha=bool(_ALPHA.match(pixel_format)) or video.get("tags", {}).get("alpha_mode") == "1",
         frames=frames,
         duration_seconds=duration,
-        start_seconds=_number(video.get("start_time")) or 0.0,
-        video_bits=8 * sum(int(p["size"]) for p in packets),
+        start_seconds=begins,
+        video_bits=8 * sum(int(p["size"]) for p in of_video),
         size_bytes=clip.size_bytes,
         color_range=_known(video.get("color_range")),
         color_space=_known(video.get("color_space")),
@@ -103,9 +105,7 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
         index_first=has_index_first(clip),
         audio=tuple(_stream(s) for s in streams if s.get("codec_type") == "audio"),
         subtitles=tuple(
-            replace(_stream(s), cues_ms=_cues(s, answer.get("packets", []), _number(video.get("start_time")) or 0.0))
-            for s in streams
-            if s.get("codec_type") == "subtitle"
+            replace(_stream(s), cues_ms=_cues(s, packets, begins)) for s in streams if s.get("codec_type") == "subtitle"
         ),
         frame_rate=frames / duration if duration else _ratio(video.get("avg_frame_rate", "0/0"), "/", otherwise=0.0),
         streams=len(streams),

@@ -42,12 +42,16 @@ def label(clip: Path) -> Any:  # noqa: ANN401  what JSON holds
     return told[0].get("DigitalSourceType")
 
 
-def within_moov(clip: Path, extra: bytes, target: Path) -> Path:
-    """Add boxes to `moov`, in place of its `udta`. It stands behind the media data, so that nothing moves."""
+def within_moov(clip: Path, extra: bytes, target: Path, of_tracks: bytes = b"") -> Path:
+    """Add boxes to `moov`, in place of its `udta`, and to its tracks. It is behind the media data: nothing moves."""
     whole = clip.read_bytes()
     with clip.open("rb") as file:
         moov = next(found for found in walk(file, 0, len(whole)) if found.kind == b"moov")
-        kept = [whole[it.at : it.end] for it in walk(file, moov.content, moov.end) if it.kind != b"udta"]
+        kept = [
+            box(it.kind, whole[it.content : it.end] + (of_tracks if it.kind == b"trak" else b""))
+            for it in walk(file, moov.content, moov.end)
+            if it.kind != b"udta"
+        ]
     assert moov.end == len(whole)
     target.write_bytes(whole[: moov.at] + box(b"moov", b"".join(kept) + extra))
     return target
@@ -118,23 +122,14 @@ def test_metadata_within_the_index_keeps_a_video_as_it_is(
         (box(b"meta", b"\0" * 4), ("moov/trak/meta",)),
         (box(b"udta", box(b"XMP_", b"<x/>")), ("moov/trak/udta/XMP_",)),
         (box(b"udta", box(b"name", b"voice")), ()),
+        (box(b"udta", box(b"name", b"voice")) * 2, ("moov/trak/udta, a second one",)),
     ],
 )
 def test_metadata_within_a_track_keeps_a_video_as_it_is(
     make_clip: MakeClip, tmp_path: Path, extra: bytes, lost: tuple[str, ...]
 ) -> None:
     plain = tool("-i", str(make_clip(audio="")), "-c", "copy", "-fflags", "+bitexact", str(tmp_path / "plain.mp4"))
-    whole = plain.read_bytes()
-    with plain.open("rb") as file:
-        moov = next(found for found in walk(file, 0, len(whole)) if found.kind == b"moov")
-        inner = list(walk(file, moov.content, moov.end))
-    parts = [
-        box(b"trak", whole[it.content : it.end] + extra) if it.kind == b"trak" else whole[it.at : it.end]
-        for it in inner
-    ]
-    clip = tmp_path / "in.mp4"
-    clip.write_bytes(whole[: moov.at] + box(b"moov", b"".join(parts)))
-    media = ffmpeg.inspect(clip)
+    media = ffmpeg.inspect(within_moov(plain, b"", tmp_path / "in.mp4", extra))
     assert media.lost_boxes == lost
     refused = skip(media, Recipe())
     assert (refused and refused.rule) == ("metadata_boxes" if lost else None)

@@ -285,10 +285,7 @@ def test_every_frame_of_an_uneven_rate_keeps_its_time(make_clip: MakeClip, tmp_p
 
 
 def test_subtitles_are_kept(make_clip: MakeClip, tmp_path: Path) -> None:
-    text = tmp_path / "text.srt"
-    text.write_text("1\n00:00:00,000 --> 00:00:00,400\nhello\n")
-    merged = ["-i", str(text), "-map", "0", "-map", "1", "-c", "copy", "-c:s", "mov_text"]
-    clip = tool("-i", str(make_clip()), *merged, str(tmp_path / "sub.mp4"))
+    clip = with_subtitles(make_clip(), "1\n00:00:00,000 --> 00:00:00,400\nhello\n", tmp_path / "sub.mp4", "mov_text")
     for recipe, codec in ((AV1, "webvtt"), (H264, "mov_text")):
         source, result, _ = encoded(clip, tmp_path, recipe)
         assert [s.codec for s in result.subtitles] == [codec]
