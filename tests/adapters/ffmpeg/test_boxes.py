@@ -122,7 +122,7 @@ def test_metadata_within_the_index_keeps_a_video_as_it_is(
         (box(b"meta", b"\0" * 4), ("moov/trak/meta",)),
         (box(b"udta", box(b"XMP_", b"<x/>")), ("moov/trak/udta/XMP_",)),
         (box(b"udta", box(b"name", b"voice")), ()),
-        (box(b"udta", box(b"name", b"voice")) * 2, ("moov/trak/udta, a second one",)),
+        (box(b"udta", box(b"name", b"voice")) * 2, ("moov/trak/udta",)),
     ],
 )
 def test_metadata_within_a_track_keeps_a_video_as_it_is(
@@ -130,7 +130,7 @@ def test_metadata_within_a_track_keeps_a_video_as_it_is(
 ) -> None:
     plain = tool("-i", str(make_clip(audio="")), "-c", "copy", "-fflags", "+bitexact", str(tmp_path / "plain.mp4"))
     media = ffmpeg.inspect(within_moov(plain, b"", tmp_path / "in.mp4", extra))
-    assert media.lost_boxes == lost
+    assert tuple(name.partition(",")[0] for name in media.lost_boxes) == lost
     refused = skip(media, Recipe())
     assert (refused and refused.rule) == ("metadata_boxes" if lost else None)
 
