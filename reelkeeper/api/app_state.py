@@ -26,6 +26,8 @@ def _written(at: object) -> object:
         float(at)  # type: ignore[arg-type]  # whatever JSON, or a query, has
     except (TypeError, ValueError):
         return at
+    except OverflowError:  # a whole number of 309 digits and more
+        pass
     # guard holds.moment: a number is taken for seconds since 1970, and a hold ends fifty years before it begins
     raise ValueError("a time is written as in 2026-11-01T00:00:00Z")
 

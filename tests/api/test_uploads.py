@@ -225,6 +225,8 @@ def test_an_upload_that_does_not_fit_or_already_exists_is_refused(client: TestCl
     problem(client.post("/v1/uploads", json=long_ago, headers=KEY), 422)
     never_set = announced(data, created_at="0001-01-01T00:00:00Z")
     problem(client.post("/v1/uploads", json=never_set, headers=KEY), 422)
+    endless = announced(data, created_at=10**400)
+    problem(client.post("/v1/uploads", json=endless, headers=KEY), 422)
 
 
 def test_the_bytes_of_an_upload_are_reserved_for_an_hour_longer_than_its_url_works(

@@ -4,7 +4,7 @@ The audit record, the ledger, charges and all records of what happened to custom
 """
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from reelkeeper.operations.core.freeze import require_permission
@@ -16,6 +16,7 @@ from reelkeeper.store.core.leases import Lease
 
 BATCH: Final = 1_000  # rows in one transaction; on SQLite other writers wait for it
 SECONDS: Final = 120.0  # in all; the rest is deleted the next day
+_MAX_DAYS: Final = 36_500  # nothing is older; a retention may be longer than there are years
 
 
 def overdue(engine: Engine, policy: RecordRetentionPolicy) -> dict[str, int]:
@@ -23,7 +24,7 @@ def overdue(engine: Engine, policy: RecordRetentionPolicy) -> dict[str, int]:
     with reading(engine) as session:
         at = now(session)
         counts = {
-            kind.table.name: prune_records.count(session, kind, at - timedelta(days=days))
+            kind.table.name: prune_records.count(session, kind, _cutoff(at, days))
             for kind in prune_records.KINDS
             if (days := getattr(policy, kind.field)) is not None
         }
@@ -40,8 +41,13 @@ def forget(engine: Engine, policy: RecordRetentionPolicy, *, lease: Lease, secon
         while days is not None and time.monotonic() < until:
             with transaction(engine, "forget") as session:
                 require_permission(session, lease)
-                count = prune_records.delete(session, kind, at - timedelta(days=days), BATCH)
+                count = prune_records.delete(session, kind, _cutoff(at, days), BATCH)
             gone[kind.table.name] = gone.get(kind.table.name, 0) + count
             if count < BATCH:
                 break
     return {name: count for name, count in gone.items() if count}
+
+
+def _cutoff(at: datetime, days: int) -> datetime:
+    # guard policy.endless_records: a retention of more days than the calendar has ends every run, and all records stay
+    return at - timedelta(days=min(days, _MAX_DAYS))
