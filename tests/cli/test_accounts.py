@@ -47,6 +47,13 @@ def test_one_key_grants_once_by_the_command_and_the_api(engine: sa.Engine, ask: 
     assert moved["id"] == given.id
 
 
+def test_an_empty_key_is_refused_and_no_new_one(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+    assert engine
+    reelkeeper("credits", "grant", "ann", "1", "--reason", "a gift", "--key", "", exit_code=9)
+    assert (shown := ask("credits", "show", "ann"))["moves"] == []
+    assert shown["available_microusd"] == 0
+
+
 def test_what_was_spent_is_shown_as_the_sum_of_its_moves(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
     ask("credits", "grant", "ann", "1", "--reason", "a gift")
     for number in range(3):
