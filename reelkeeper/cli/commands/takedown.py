@@ -1,6 +1,6 @@
 """`takedown`: delete a video's bytes at once, whatever the rules say."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from reelkeeper.errors import GuardRefused, PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
+    from reelkeeper.operations.core.workspace import Workspace
     from reelkeeper.operations.removals.at_vendors import AtVendor
     from reelkeeper.operations.removals.takedown import Certificate, Foreseen
 
@@ -38,8 +39,6 @@ def takedown(
     CDN's cache could not be purged. In a trial it only says what it would delete, and is refused: exit code 9.
     """
     from reelkeeper.operations.core.either_id import for_video
-    from reelkeeper.operations.lifecycle import cache_purge
-    from reelkeeper.operations.removals import lock_ends
     from reelkeeper.operations.removals import takedown as operation
 
     open_ends = list[str]()
@@ -62,7 +61,6 @@ def takedown(
                 opened.require_live()
             if not yes:
                 typer.confirm(f"Permanently delete {deleted} now?", abort=True, err=True)
-            shown = partial(operation.certificate, opened.engine)
             take = partial(
                 operation.take_down,
                 opened,
@@ -71,26 +69,39 @@ def takedown(
                 same_bytes=same_bytes,
                 max_videos=operation.MAX_VIDEOS if max_videos is None else max_videos,
             )
-            try:
-                found = for_video(opened.engine, video_id, None, lambda video_id, _: take(video_id))
-            # guard takedown.others_refused: a video is deleted, and the command says that nothing was changed
-            except GuardRefused as error:
-                found = for_video(opened.engine, video_id, None, lambda name, _: shown(name))
-                open_ends.append(str(error))
-            # guard takedown.cdn: a video that was taken down is served from the CDN's cache, and the command says done
-            if cache_purge.catch_up(opened.engine, configured(), "takedown") is None:
-                open_ends.append("Cloudflare's cache could not be purged, and may still serve what was deleted")
-            found = operation.ask_vendors(opened.engine, found, configured(), "takedown")
-            found = lock_ends.explain(opened, found, lock_ends.reader(configured()))
+            found, open_ends = _carry_out(opened, video_id, take)
     if as_json:
         lists = {name: [item._asdict() for item in getattr(found, name)] for name in ("objects", "vendors")}
         emit({**found._asdict(), **lists})
     else:
         _show(found)
-    if found.left and not show:
-        open_ends.append(f"still stored, but no longer served: {many(len(found.left), 'object')}")
     if open_ends:
         raise PartialFailure("; ".join(open_ends))
+
+
+def _carry_out(
+    opened: "Workspace", video_id: str, take: "Callable[[str], Certificate]"
+) -> "tuple[Certificate, list[str]]":
+    """Take the video down, and tell the CDN and the vendors; return the certificate, and what is left to do."""
+    from reelkeeper.operations.core.either_id import for_video
+    from reelkeeper.operations.lifecycle import cache_purge
+    from reelkeeper.operations.removals import lock_ends
+    from reelkeeper.operations.removals.takedown import ask_vendors, certificate
+
+    engine, settings, left = opened.engine, configured(), list[str]()
+    try:
+        found = for_video(engine, video_id, None, lambda name, _: take(name))
+    # guard takedown.others_refused: a video is deleted, and the command says that nothing was changed
+    except GuardRefused as error:
+        found = for_video(engine, video_id, None, lambda name, _: certificate(engine, name))
+        left.append(str(error))
+    # guard takedown.cdn: a video that was taken down is served from the CDN's cache, and the command says done
+    if cache_purge.catch_up(engine, settings, "takedown") is None:
+        left.append("Cloudflare's cache could not be purged, and may still serve what was deleted")
+    found = lock_ends.explain(opened, ask_vendors(engine, found, settings, "takedown"), lock_ends.reader(settings))
+    if found.left:
+        left.append(f"still stored, but no longer served: {many(len(found.left), 'object')}")
+    return found, left
 
 
 def show_vendors(vendors: "Sequence[AtVendor]") -> None:
