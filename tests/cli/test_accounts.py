@@ -1,5 +1,7 @@
 """`credits` and `quota`: granting, refunding and showing, with exit codes."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +54,17 @@ def test_an_empty_key_is_refused_and_no_new_one(engine: sa.Engine, reelkeeper: R
     reelkeeper("credits", "grant", "ann", "1", "--reason", "a gift", "--key", "", exit_code=9)
     assert (shown := ask("credits", "show", "ann"))["moves"] == []
     assert shown["available_microusd"] == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_grant_whose_answer_cannot_be_written_does_not_ask_to_be_repeated(
+    engine: sa.Engine, ask: Ask, words: tuple[str, ...]
+) -> None:
+    assert engine
+    command = [str(Path(sys.executable).with_name("reelkeeper")), "credits", "grant", "ann", "1", "--reason", "a gift"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*command, *words], stdout=full, stderr=subprocess.PIPE, check=False, timeout=280)
+    assert (done.returncode, len(ask("credits", "show", "ann")["moves"])) == (6, 1)
 
 
 def test_what_was_spent_is_shown_as_the_sum_of_its_moves(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
