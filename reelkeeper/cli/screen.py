@@ -4,7 +4,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as Grid
 
+from reelkeeper.errors import PartialFailure
 from reelkeeper.model.document import Table, as_text
 from reelkeeper.rules.core import wording
 
@@ -45,12 +47,32 @@ def complain(text: str) -> None:
 
 def say(text: str) -> None:
     """Print a sentence without interpreting markup, since it may contain users' text."""
-    out.print(_visible(text), markup=False, soft_wrap=True)
+    with _answering():
+        out.print(_visible(text), markup=False, soft_wrap=True)
 
 
 def emit(value: object) -> None:
     """Print `value` as JSON, as the only output on stdout."""
-    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+    with _answering():
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Raise PartialFailure where the answer cannot be written, as to a full disk. A reader that has left is no error.
+
+    The command may have done its work by then.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    # guard accounts.answer_lost: credits are given again, as a full disk, which may pass, has taken the answer alone
+    except OSError as error:
+        problem = f"the answer could not be written: {error.strerror}. See what was done before you repeat it"
+        raise PartialFailure(problem) from None
 
 
 def respond(text: str, value: object, *, as_json: bool) -> None:
@@ -96,7 +118,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: s
     for row in cells:
         grid.add_row(*row)
     grid.width = max(Measurement.get(out, out.options, grid).maximum, sum(widths) + _GAP * (len(widths) - 1))
-    out.print(grid, crop=False)
+    with _answering():
+        out.print(grid, crop=False)
 
 
 def show(document: Iterable[str | Table]) -> None:

@@ -1,5 +1,7 @@
 """`credits` and `quota`: granting, refunding and showing, with exit codes."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +47,24 @@ def test_one_key_grants_once_by_the_command_and_the_api(engine: sa.Engine, ask: 
     given, _ = give(engine, "ann", 10_500_000, "order 1", by="front", reason="a gift")
     moved = ask("credits", "grant", "ann", "10.5", "--reason", "a gift", "--key", "order 1")
     assert moved["id"] == given.id
+
+
+def test_an_empty_key_is_refused_and_no_new_one(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+    assert engine
+    reelkeeper("credits", "grant", "ann", "1", "--reason", "a gift", "--key", "", exit_code=9)
+    assert (shown := ask("credits", "show", "ann"))["moves"] == []
+    assert shown["available_microusd"] == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_grant_whose_answer_cannot_be_written_does_not_ask_to_be_repeated(
+    engine: sa.Engine, ask: Ask, words: tuple[str, ...]
+) -> None:
+    assert engine
+    command = [str(Path(sys.executable).with_name("reelkeeper")), "credits", "grant", "ann", "1", "--reason", "a gift"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*command, *words], stdout=full, stderr=subprocess.PIPE, check=False, timeout=280)
+    assert (done.returncode, len(ask("credits", "show", "ann")["moves"])) == (6, 1)
 
 
 def test_what_was_spent_is_shown_as_the_sum_of_its_moves(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:

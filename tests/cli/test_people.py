@@ -17,6 +17,7 @@ from reelkeeper.operations.core.workspace import note_trial, open_workspace
 from reelkeeper.settings import Settings
 from tests.buckets import BUCKET
 from tests.cli.conftest import Run
+from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
 from tests.doubles.r2 import R2Double
 from tests.reading import TIME, UUID, as_read
 
@@ -92,6 +93,31 @@ Error
 Invalid value: --max-videos needs --same-bytes\
 """)
     reelkeeper("takedown", "none", "--reason", "r", exit_code=8)  # before it asks
+
+
+def test_a_takedown_whose_others_are_too_many_certifies_the_video_itself(
+    reelkeeper: Run, ask: Ask, one_video: str, tiny_clip: Path
+) -> None:
+    reelkeeper("videos", "add", tiny_clip, "--user", "ben", "--video", "v2")
+    wanted = ("takedown", one_video, "--reason", "court order 17", "--yes", "--same-bytes")
+    done = ask(*wanted, "--max-videos", 0, exit_code=6)
+    assert [(item["video_id"], bool(item["purged_at"])) for item in done["objects"]] == [(one_video, True)]
+    assert {item["id"]: item["state"] for item in ask("videos")} == {one_video: "gone", "v2": "live"}
+    assert ask(*wanted)["video_ids"] == [one_video, "v2"]
+
+
+def test_a_takedown_is_not_done_while_the_cdn_was_not_told(
+    ask: Ask, one_video: str, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = {"PUBLIC_URL": "https://videos.example.com", "CACHE_ZONE_ID": ZONE, "CACHE_PURGE_TOKEN": TOKEN}
+    for name, value in {"CLOUDFLARE_ACCOUNT_ID": ACCOUNT, "CLOUDFLARE_API_URL": cloudflare.url, **public}.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+    cloudflare.permissions = ALL - {"Cache Purge: Purge"}
+    wanted = ("takedown", one_video, "--reason", "court order 17", "--yes")
+    assert [bool(item["purged_at"]) for item in ask(*wanted, exit_code=6)["objects"]] == [True]
+    cloudflare.permissions = ALL
+    (deleted,) = ask(*wanted)["objects"]
+    assert cloudflare.forgotten == [[f"https://videos.example.com/{deleted['key']}"]]
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Placed(BaseModel):
     """A hold that was placed."""
 
     id: str
-    too_late: int = Field(description="Number of objects that a purge is already deleting")
+    too_late: int = Field(description="Number of objects that a purge is already deleting or, of a video, has deleted")
 
 
 class Holds(BaseModel):

@@ -50,7 +50,7 @@ def hold(
     told = on_trial or _tell()
     text = f"{scope} {subject} is held by {placed.id}" + (f" until {until}." if until else " until it is released.")
     if placed.too_late:
-        text += f" Too late for {placed.too_late:,} of its objects, which are being purged."
+        text += f" Too late for {placed.too_late:,} of its objects: already deleted, or being purged."
     if on_trial:
         text += " It is in the store: a trial writes nothing to the bucket."
     if not told:

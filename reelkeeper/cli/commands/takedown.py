@@ -1,6 +1,6 @@
 """`takedown`: delete a video's bytes at once, whatever the rules say."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +9,11 @@ import typer
 from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, respond, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
-from reelkeeper.errors import PartialFailure
+from reelkeeper.errors import GuardRefused, PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
+    from reelkeeper.operations.core.workspace import Workspace
     from reelkeeper.operations.removals.at_vendors import AtVendor
     from reelkeeper.operations.removals.takedown import Certificate, Foreseen
 
@@ -34,13 +35,13 @@ def takedown(
     """Take a video down: its bytes are deleted at once, and never published again.
 
     Neither grace nor freeze nor any hold but a legal one stops it, and it cannot be undone. Exit code 6 while an object
-    is still stored, with the reason. In a trial it only says what it would delete, and is refused: exit code 9.
+    is still stored, with the reason; where more videos than allowed have the same bytes, which stay; and where the
+    CDN's cache could not be purged. In a trial it only says what it would delete, and is refused: exit code 9.
     """
     from reelkeeper.operations.core.either_id import for_video
-    from reelkeeper.operations.lifecycle import cache_purge
-    from reelkeeper.operations.removals import lock_ends
     from reelkeeper.operations.removals import takedown as operation
 
+    open_ends = list[str]()
     if show:
         with store() as engine:
             found = for_video(engine, video_id, None, lambda video_id, _: operation.certificate(engine, video_id))
@@ -68,17 +69,39 @@ def takedown(
                 same_bytes=same_bytes,
                 max_videos=operation.MAX_VIDEOS if max_videos is None else max_videos,
             )
-            found = for_video(opened.engine, video_id, None, lambda video_id, _: take(video_id))
-            cache_purge.catch_up(opened.engine, configured(), "takedown")
-            found = operation.ask_vendors(opened.engine, found, configured(), "takedown")
-            found = lock_ends.explain(opened, found, lock_ends.reader(configured()))
+            found, open_ends = _carry_out(opened, video_id, take)
     if as_json:
         lists = {name: [item._asdict() for item in getattr(found, name)] for name in ("objects", "vendors")}
         emit({**found._asdict(), **lists})
     else:
         _show(found)
-    if found.left and not show:
-        raise PartialFailure(f"still stored, but no longer served: {many(len(found.left), 'object')}")
+    if open_ends:
+        raise PartialFailure("; ".join(open_ends))
+
+
+def _carry_out(
+    opened: "Workspace", video_id: str, take: "Callable[[str], Certificate]"
+) -> "tuple[Certificate, list[str]]":
+    """Take the video down, and tell the CDN and the vendors; return the certificate, and what is left to do."""
+    from reelkeeper.operations.core.either_id import for_video
+    from reelkeeper.operations.lifecycle import cache_purge
+    from reelkeeper.operations.removals import lock_ends
+    from reelkeeper.operations.removals.takedown import ask_vendors, certificate
+
+    engine, settings, left = opened.engine, configured(), list[str]()
+    try:
+        found = for_video(engine, video_id, None, lambda name, _: take(name))
+    # guard takedown.others_refused: a video is deleted, and the command says that nothing was changed
+    except GuardRefused as error:
+        found = for_video(engine, video_id, None, lambda name, _: certificate(engine, name))
+        left.append(str(error))
+    # guard takedown.cdn: a video that was taken down is served from the CDN's cache, and the command says done
+    if cache_purge.catch_up(engine, settings, "takedown") is None:
+        left.append("Cloudflare's cache could not be purged, and may still serve what was deleted")
+    found = lock_ends.explain(opened, ask_vendors(engine, found, settings, "takedown"), lock_ends.reader(settings))
+    if found.left:
+        left.append(f"still stored, but no longer served: {many(len(found.left), 'object')}")
+    return found, left
 
 
 def show_vendors(vendors: "Sequence[AtVendor]") -> None:

@@ -1,11 +1,11 @@
 """`videos`: list, show, delete, import and add videos of the catalogue."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -14,6 +14,9 @@ from reelkeeper.cli.screen import emit, listing, respond, say, table
 from reelkeeper.cli.words import AsJson, Limit, moment, new_run_id, who
 from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 from reelkeeper.rules.core.wording import DATED_BY_KEY, many, sentence
+
+if TYPE_CHECKING:
+    from reelkeeper.store.videos.imports import Imported
 
 group = typer.Typer(help="List videos, show one, import the service's data, add one.", invoke_without_command=True)
 
@@ -164,6 +167,8 @@ def bring_in(
 ) -> None:
     """Import tiers, ages, daily views and the owners of keys. A file with one bad line is rejected as a whole.
 
+    Files before it stay imported: exit code 6 then, and 9 where none was.
+
     --keys names the owners of keys that do not contain them, for the next sync_catalog. Adopted videos keep their
     owner: only the creation time is imported, and a line that names another user is skipped.
     """
@@ -187,19 +192,29 @@ def bring_in(
                 if file:
                     with _csv(file) as lines:
                         taken[name] = take(engine, lines)
+    except InputRefused as error:
+        # guard imports.in_part: files are imported, and a script is told that nothing was changed
+        if not taken:
+            raise
+        raise PartialFailure(str(error)) from None
     finally:  # the files before a bad one stay imported
-        for name, count in taken.items() if not as_json else ():
-            skipped = f", {count.skipped:,} skipped" if count.skipped else ""
-            say(f"{name}: {many(count.lines, 'line')} imported{skipped}")
-        for name in given[len(taken) + 1 :] if not as_json else ():
-            say(f"{name}: not imported, as a file before it was refused")
+        _tell_imported(taken, given, as_json=as_json)
     if views and not complete_days and not as_json:
         say(
             "A video without a line for a day keeps its views of that day unknown, and is kept. If the file has all "
             "views of its days, import it again with --complete-days"
         )
-    if as_json:
+
+
+def _tell_imported(taken: "Mapping[str, Imported]", given: Sequence[str], *, as_json: bool) -> None:
+    """Say how much of which file is imported, and which files after a bad one are not."""
+    if as_json and taken:
         emit(taken)
+    for name, count in taken.items() if not as_json else ():
+        skipped = f", {count.skipped:,} skipped" if count.skipped else ""
+        say(f"{name}: {many(count.lines, 'line')} imported{skipped}")
+    for name in given[len(taken) + 1 :] if not as_json else ():
+        say(f"{name}: not imported, as a file before it was refused")
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def release(session: Session, hold_id: str, key: str, *, run_id: str) -> Moved:
 def refund(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
     """Refund part of the captured amount, at most the part that was not refunded yet.
 
-    Raises AmountRefused for more than that, also when nothing was captured, and NotFound.
+    Raises AmountRefused for more than that, also when nothing was captured; UserErased; NotFound.
     """
     require_amount(amount_microusd, least=1)
     request = _request(TransferKind.REFUND, key, hold=hold_id, amount=amount_microusd, reason=reason)
@@ -132,6 +132,8 @@ def refund(session: Session, hold_id: str, amount_microusd: int, key: str, *, ru
     noted = credit_holds.note_refund(session, hold_id, amount_microusd)
     if noted is None:
         raise _why_not(session, hold_id, f"refund {amount_microusd:,} micro-dollars of", AmountRefused)
+    # guard ledger.refund_erased: a refund to an erased user is given to nobody, and its reason names the user for ever
+    _require_user(session, noted.user_id)
     amounts = {REVENUE: -amount_microusd, spendable(noted.user_id): amount_microusd}
     ledger.move(session, amounts)
     return _record(session, request, amounts, noted.user_id, hold_id, amount_microusd, run_id, reason=reason)

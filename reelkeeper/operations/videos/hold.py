@@ -16,7 +16,7 @@ from reelkeeper.store.videos.holds import HoldTerms
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A hold as placed. `too_late` counts blobs that were already being deleted."""
+    """A hold as placed. `too_late` counts blobs that were already being deleted; of a video, also one that is gone."""
 
     id: str
     too_late: int

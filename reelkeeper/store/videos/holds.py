@@ -47,14 +47,19 @@ def is_known(session: Session, scope: str, subject: str) -> bool:
 
 
 def place(session: Session, hold_id: str, terms: HoldTerms) -> tuple[bool, int]:
-    """Insert a hold, unless it exists; return whether it is new, and how many blobs are already being deleted."""
+    """Insert a hold, unless it exists; return whether it is new, and for how many present blobs it comes too late.
+
+    Of a user, those that are being deleted count; of a video, also one that has been.
+    """
     new = insert_into(session, holds).values(id=hold_id, created_at=now(session), **terms._asdict())
     is_new = session.execute(new.on_conflict_do_nothing().returning(holds.c.id)).scalar() is not None
     owner = videos.c.user_id if terms.scope == "user" else videos.c.id
+    # guard holds.gone: a hold on a video that is deleted already is confirmed as one that keeps it
+    ending = [BlobState.DELETING] if terms.scope == "user" else [BlobState.DELETING, BlobState.GONE]
     too_late = session.execute(
         sa.select(sa.func.count())
         .select_from(blobs.join(videos, videos.c.id == blobs.c.video_id))
-        .where(owner == terms.subject, blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.DELETING)
+        .where(owner == terms.subject, blobs.c.id == videos.c.blob_id, blobs.c.state.in_(ending))
     ).scalar_one()
     return is_new, int(too_late)
 

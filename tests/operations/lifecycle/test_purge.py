@@ -202,6 +202,11 @@ def test_a_hold_says_when_it_comes_too_late(world: World) -> None:
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.id == blob).values(state=BlobState.DELETING))
     assert hold(world.workspace.engine, HoldTerms("video", "v1", "r", "a")).too_late == 1
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.id == blob).values(state=BlobState.GONE))
+        session.execute(sa.update(videos).values(state=VideoState.GONE))
+    assert hold(world.workspace.engine, HoldTerms("video", "v1", "r", "a")).too_late == 1
+    assert hold(world.workspace.engine, HoldTerms("user", "ann", "r", "a")).too_late == 0  # it keeps the others
     with pytest.raises(NotFound, match="nobody"):
         hold(world.workspace.engine, HoldTerms("user", "nobody", "r", "a"))
 

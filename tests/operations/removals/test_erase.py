@@ -16,6 +16,7 @@ from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
 from reelkeeper.model.alerts import EventType, Happened, MessageState
 from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
 from reelkeeper.operations.billing import users
+from reelkeeper.operations.billing.ledger import deduct_user_credits
 from reelkeeper.operations.core import prune_records
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
@@ -32,11 +33,13 @@ from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import webhooks
+from reelkeeper.store.billing.ledger import balance
 from reelkeeper.store.core.audit import Event, append, events, verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
 from reelkeeper.store.tables import (
     blobs,
+    credit_holds,
     holds,
     jobs,
     key_owners,
@@ -252,6 +255,20 @@ def test_a_user_being_erased_gets_nothing_new(shop: World) -> None:
     ):
         with pytest.raises(UserErased):
             refused()
+
+
+def test_an_erased_user_is_refunded_nothing(shop: World) -> None:
+    engine = shop.workspace.engine
+    users.give(engine, "ann", DOLLAR, "first", by="front")
+    assert deduct_user_credits(engine, "ann", DOLLAR, "video 1")
+    with reading(engine) as session:
+        hold_id = session.execute(sa.select(credit_holds.c.id)).scalar_one()
+    pseudonym = gone(shop).pseudonym
+    with pytest.raises(UserErased):
+        users.give(engine, None, DOLLAR, "back", by="front", reason="ann's mistake", hold_id=hold_id)
+    with reading(engine) as session:
+        assert balance(session, pseudonym).spent_microusd == DOLLAR
+    assert "ann's" not in dump(engine)
 
 
 def test_a_legal_hold_delays_what_it_keeps_and_says_until_when(shop: World) -> None:
