@@ -20,6 +20,7 @@ from reelkeeper.store.tables import blobs, deployment, heartbeats
 
 MOVED: Final = audit.MOVED
 ARRIVING: Final = audit.ARRIVING
+RESTORE: Final = "db restore"  # who stopped the changes of one that was restored, until it is adopted
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
 _LOCKED = _STATE.with_for_update()
 
