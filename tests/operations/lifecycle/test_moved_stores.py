@@ -18,9 +18,9 @@ from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.backup import backup, restore
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import users
+from reelkeeper.store.tables import blobs, users
 from reelkeeper.store.videos.holds import HoldTerms, in_force
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
@@ -70,6 +70,16 @@ def test_a_copy_is_not_made_the_original_by_moving_it(world: World, empty_url: C
     assert stored_keys(world, ["held"]) == {"held": True}
     adopt(copy.workspace, look(copy.workspace), by="p")
     assert bring(copy.workspace.engine, url)
+
+
+def test_an_adoption_deletes_nothing_before_the_end_of_a_longer_grace(world: World) -> None:
+    retired(world, "v1")
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).values(purge_after=Clock(90 * 86_400)))
+        before = session.execute(sa.select(blobs.c.id, blobs.c.purge_after)).all()
+    assert adopt(world.workspace, look(world.workspace), by="p")
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(blobs.c.id, blobs.c.purge_after)).all() == before
 
 
 def test_an_adoption_ends_no_freeze_that_was_in_force_at_the_backup(
