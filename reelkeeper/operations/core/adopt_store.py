@@ -29,7 +29,6 @@ from reelkeeper.store.videos.holds import HoldTerms
 
 HOLD_DAYS: Final = 30
 _READERS: Final = 8
-_RESTORE: Final = "db restore"  # who froze the changes then
 
 
 class Told(NamedTuple):
@@ -94,7 +93,7 @@ def adopt(workspace: Workspace, seen: Behind, *, by: str) -> int:
             rows.announce(session, uuid4().hex[:16], epoch.kind, epoch.detail)
         rows.announce(session, uuid4().hex[:16], "adopt", {})
         stopped = deployment.stopped(session)
-        if stopped and stopped.by == _RESTORE:
+        if stopped and stopped.by == deployment.RESTORE:
             deployment.let_go_on(session)
         detail = {"why": seen.why, "epochs": len(seen.foreign), "graces": graces, "holds": len(placed)}
         append(session, [Event("adopt_store", by, detail=detail)])

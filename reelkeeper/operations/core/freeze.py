@@ -50,10 +50,18 @@ def require_permission(
 
 
 def freeze(engine: Engine, *, by: str, reason: str) -> None:
-    """Stop every effect within one batch. If changes are frozen already, the first reason stays."""
+    """Stop every effect within one batch. If changes are frozen already, the first reason stays.
+
+    Raises Frozen for a store that was moved, or is arriving: the one at work goes on.
+    """
     with transaction(engine, "freeze") as session:
         if deployment.stop(session, by=by, reason=reason):
             append(session, [Event("freeze", by, detail={"reason": reason})])
+            return
+        stopped = deployment.stopped(session)
+        # guard freeze.elsewhere: a freeze is confirmed by a store that was moved, and the one at work goes on
+        if stopped and stopped.is_moved:
+            raise Frozen(_explained(session, stopped))
 
 
 def thaw(engine: Engine, *, by: str) -> str | None:

@@ -16,7 +16,7 @@ _UNTIL_NEXT: Final = timedelta(days=1, hours=3)  # at most: its period and grace
 _CLOCKS_DIFFER: Final = timedelta(hours=1)  # at most, of the store and the machine that restores
 _TIME: Final = "%Y%m%dT%H%M%S.%fZ"
 _NAME: Final = re.compile(  # as `store.core.backup` names them
-    r"reelkeeper-(\w{8})-(\d{8}T\d{6}\.\d{6}Z)\.(?:sqlite3|zip)(|\.sha256|\.partial)"
+    r"reelkeeper-(\w{8})-(\d{8}T\d{6}\.\d{6}Z)\.(?:sqlite3|zip)(|\.sha256|(?:\.\w{8})?\.partial)"
 )
 
 

@@ -16,21 +16,25 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.errors import IntegrityDoubt
+from reelkeeper.errors import Frozen, IntegrityDoubt
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import audit_events, deployment
 
 ERASED = "erase_events"  # events were erased: their numbers
 REPLACED = "replace"  # other bytes were put at a key of the service's
+MOVED: Final = "db move"  # who stopped the changes of a store that has moved; nothing thaws it
+ARRIVING: Final = "db move, not ended"  # ... of one where a move has begun to bring a store
 _BATCH = 2_000
 _SALT_BYTES = 16
 _LOCKED = (
-    sa.select(deployment.c.audit_events, deployment.c.audit_head, deployment.c.policy_version)
+    sa.select(
+        *(deployment.c[name] for name in ("audit_events", "audit_head", "policy_version", "frozen_by", "frozen_reason"))
+    )
     # guard audit.one_chain: concurrent writers fork the chain, and changes are no longer detected
     .with_for_update()
     .subquery()
@@ -63,11 +67,15 @@ class Recorded(NamedTuple):
 def append(session: Session, events: Sequence[Event]) -> None:
     """Write `events` at the end of the record, each with the policy version in force once one was applied.
 
-    The last statement of a transaction: others wait here until it ends.
+    The last statement of a transaction: others wait here until it ends. Raises Frozen for a store that was moved, or is
+    arriving: what needs no other permission, such as a hold, would be confirmed, and not be in force.
     """
     if not events:
         return
-    (length, head, version, at), rows = session.execute(_END).one(), []
+    (length, head, version, stopped_by, reason, at), rows = session.execute(_END).one(), []
+    # guard audit.moved: a hold is placed, or a token revoked, in a store that nobody reads any more
+    if stopped_by in {MOVED, ARRIVING}:
+        raise Frozen(f"this store is not the one at work: {reason}. Nothing was changed: see REELKEEPER_DATABASE_URL")
     for place, plain in enumerate(events, start=length + 1):
         event = plain._replace(detail={**plain.detail, "policy": version}) if version else plain
         salt = secrets.token_hex(_SALT_BYTES)

@@ -26,8 +26,8 @@ from sqlmodel import SQLModel
 from reelkeeper import disk
 from reelkeeper.errors import IntegrityDoubt, Misconfigured, Refused, SchemaError
 from reelkeeper.store.core import epochs
-from reelkeeper.store.core.audit import Event, append, verify
-from reelkeeper.store.core.deployment import identity
+from reelkeeper.store.core.audit import ARRIVING, MOVED, Event, append, verify
+from reelkeeper.store.core.deployment import RESTORE, identity
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import head, require_current, upgrade
 from reelkeeper.store.core.snapshots import (
@@ -221,9 +221,11 @@ def _check_and_freeze(session: Session, source: Path) -> None:
     verify(session)
     epochs.set_marks(session, {epochs.RESTORED: f"backup {source.name}"})
     reason = f"restored from backup {source.name}; run sync_catalog, then reelkeeper db adopt"
-    frozen = {"frozen_at": Clock(), "frozen_by": "db restore", "frozen_reason": reason}
-    session.execute(sa.update(deployment).values(frozen))
-    append(session, [Event("freeze", "db restore", detail={"reason": reason})])
+    frozen = {"frozen_at": Clock(), "frozen_by": RESTORE, "frozen_reason": reason}
+    # guard restore.frozen: an adoption ends a freeze that a person had placed before the backup
+    is_free = sa.or_(deployment.c.frozen_at.is_(None), deployment.c.frozen_by.in_([RESTORE, MOVED, ARRIVING]))
+    session.execute(sa.update(deployment).where(is_free).values(frozen))
+    append(session, [Event("freeze", RESTORE, detail={"reason": reason})])
 
 
 def _replace_sqlite(path: Path, target: Path) -> None:

@@ -13,13 +13,14 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState
-from reelkeeper.store.core import controls, policies
+from reelkeeper.store.core import audit, controls, policies
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import Clock, changed, insert_into, now, reading
 from reelkeeper.store.tables import blobs, deployment, heartbeats
 
-MOVED: Final = "db move"  # who stopped the changes of a store that has moved; nothing thaws it
-ARRIVING: Final = "db move, not ended"  # ... of one where a move has begun to bring a store
+MOVED: Final = audit.MOVED
+ARRIVING: Final = audit.ARRIVING
+RESTORE: Final = "db restore"  # who stopped the changes of one that was restored, until it is adopted
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
 _LOCKED = _STATE.with_for_update()
 

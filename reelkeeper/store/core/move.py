@@ -60,11 +60,11 @@ def move(source: sa.Engine, url: str, *, by: str, tell: Callable[[str, int], obj
                 with transaction(target, "move.check") as new:
                     _check(old, new)
                     home = epochs.home(new)
-                # guard move.marked: the old store goes on beside the new one, and deletes what that keeps
-                deployment.stop(old, by=MOVED, reason=f"moved to {to}")
                 # guard move.home: what still works with the old store tells the bucket, and the new one is behind
                 epochs.set_marks(old, {epochs.HOME: home})
                 append(old, [Event("move_store", by, detail={"to": to})])
+                # guard move.marked: the old store goes on beside the new one, and deletes what that keeps
+                deployment.stop(old, by=MOVED, reason=f"moved to {to}")
         with transaction(target, "move.begin") as new:
             if read_deployment(new).frozen_by != ARRIVING:
                 raise Refused(f"the store was moved to {to} before, which is at work; nothing was changed")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import sqlalchemy as sa
 
@@ -26,16 +27,17 @@ _LOCKED_SECONDS = 60.0
 def new_file(target: Path) -> Iterator[Path]:
     """Yield the path of an empty file (mode 0600) that becomes `target`, with its checksum, if the block succeeds.
 
-    A killed process leaves a file that ends in .partial. Raises FileExistsError: a backup never replaces a file.
+    A killed process leaves a file that ends in .partial. Raises FileExistsError: a backup never replaces a file, also
+    not one that another process has written meanwhile.
     """
-    if target.exists():
-        raise FileExistsError(f"{target} already exists; a backup never replaces a file")
-    partial = target.with_name(f"{target.name}.partial")
-    partial.unlink(missing_ok=True)
+    _require_new(target)
+    partial = target.with_name(f"{target.name}.{uuid4().hex[:8]}.partial")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         yield partial
         _sync(partial)
+        # guard backups.alone: of two processes that write one backup, one ends well with what cannot be restored
+        _require_new(target)
         checksum = _checksum_file(target)
         make_file(checksum)  # nothing secret, but `doctor` warns of a file that others can read
         checksum.write_text(f"{_sha256(partial)}  {target.name}\n")
@@ -44,6 +46,11 @@ def new_file(target: Path) -> Iterator[Path]:
         _sync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _require_new(target: Path) -> None:
+    if target.exists():
+        raise FileExistsError(f"{target} already exists; a backup never replaces a file")
 
 
 def copy_sqlite(source: Path, target: Path, reader: sqlite3.Connection | None = None) -> None:

@@ -184,6 +184,11 @@ def due(session: Session) -> Counts:
 
 
 def renew_graces(session: Session, grace: Grace) -> int:
-    """Start the grace of all retired bytes anew, also of those that a run had claimed; return of how many."""
-    waiting = blobs.c.state.in_([BlobState.RETIRED, BlobState.DELETING])
-    return changed(session, sa.update(blobs).where(waiting).values(purge_after=after_grace(now(session), grace)))
+    """Start the grace of all retired bytes anew, also of those that a run had claimed; return of how many.
+
+    One that ends later, as it began under a longer grace, stays.
+    """
+    waiting, anew = blobs.c.state.in_([BlobState.RETIRED, BlobState.DELETING]), after_grace(now(session), grace)
+    # guard epochs.longer_grace: an adoption brings forward the day that users were told
+    until = sa.case((blobs.c.purge_after > anew, blobs.c.purge_after), else_=anew)
+    return changed(session, sa.update(blobs).where(waiting).values(purge_after=until))

@@ -12,17 +12,19 @@ from reelkeeper.errors import IdentityMismatch, StoreBehind
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.adopt_store import adopt, look
+from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.workspace import check_identity
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos.hold import hold
-from reelkeeper.store.core.backup import backup
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.backup import backup, restore
+from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import users
+from reelkeeper.store.tables import blobs, users
 from reelkeeper.store.videos.holds import HoldTerms, in_force
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
-from tests.operations.lifecycle.copies import bring_back, copied, purge_all, restored, stored_keys
+from tests.operations.lifecycle.copies import bring_back, copied, opened, purge_all, restored, stored_keys
 from tests.operations.sync.test_sync import run as sync
 from tests.store.core.test_move import OTHER, bring
 
@@ -68,6 +70,31 @@ def test_a_copy_is_not_made_the_original_by_moving_it(world: World, empty_url: C
     assert stored_keys(world, ["held"]) == {"held": True}
     adopt(copy.workspace, look(copy.workspace), by="p")
     assert bring(copy.workspace.engine, url)
+
+
+def test_an_adoption_deletes_nothing_before_the_end_of_a_longer_grace(world: World) -> None:
+    retired(world, "v1")
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).values(purge_after=Clock(90 * 86_400)))
+        before = session.execute(sa.select(blobs.c.id, blobs.c.purge_after)).all()
+    assert adopt(world.workspace, look(world.workspace), by="p")
+    with reading(world.workspace.engine) as session:
+        assert session.execute(sa.select(blobs.c.id, blobs.c.purge_after)).all() == before
+
+
+def test_an_adoption_ends_no_freeze_that_was_in_force_at_the_backup(
+    world: World, tmp_path: Path, empty_url: Callable[[str], str]
+) -> None:
+    url = empty_url(world.workspace.engine.dialect.name)
+    freeze(world.workspace.engine, by="ada", reason="incident")
+    restore(url, backup(world.workspace.engine, tmp_path / "saved"))
+    back = opened(world, url).workspace
+    adopt(back, look(back), by="p")
+    with reading(back.engine) as session:
+        stopped = deployment.stopped(session)
+    assert stopped
+    assert (stopped.by, stopped.reason) == ("ada", "incident")
+    assert thaw(back.engine, by="ada") == "incident"
 
 
 @pytest.mark.parametrize("scope", ["video", "user"])

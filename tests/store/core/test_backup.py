@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from reelkeeper.store.core.backup import backup, restore
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.epochs import RESTORED
 from reelkeeper.store.core.schema import deployment, upgrade_at
+from reelkeeper.store.core.snapshots import new_file, verify_checksum
 from reelkeeper.store.tables import audit_events, blobs, crf_searches, policy_versions, users
 from reelkeeper.store.tables import deployment as deployments
 from tests.full_store import SEARCH, contents, fill
@@ -70,6 +72,20 @@ def test_a_folder_gets_a_file_named_after_deployment_and_time(engine: sa.Engine,
     assert saved.with_name(f"{saved.name}.sha256").exists()
     with pytest.raises(FileExistsError):
         backup(engine, saved)
+
+
+def test_of_two_that_write_one_backup_the_first_is_whole_and_the_second_fails(tmp_path: Path) -> None:
+    target, second = tmp_path / "saved", ExitStack()
+    with new_file(target) as path:
+        path.write_bytes(b"first")
+        slow = second.enter_context(second.enter_context(new_file(target)).open("wb"))
+        slow.write(b"the second")
+        slow.flush()
+    with pytest.raises(FileExistsError):
+        second.close()
+    verify_checksum(target)
+    assert target.read_bytes() == b"first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "saved.sha256"]
 
 
 def test_a_changed_backup_is_refused_before_anything_is_made(engine: sa.Engine, empty: str, tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import Frozen, IntegrityDoubt, Refused
+from reelkeeper.model.token_scopes import Scope
+from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.freeze import freeze, require_permission, thaw
+from reelkeeper.operations.videos.hold import hold, place, release
 from reelkeeper.store.core import move as moving
 from reelkeeper.store.core.audit import verify
 from reelkeeper.store.core.deployment import MOVED, identity
@@ -19,6 +22,7 @@ from reelkeeper.store.core.epochs import home as home_of
 from reelkeeper.store.core.move import move
 from reelkeeper.store.core.schema import deployment, upgrade_at
 from reelkeeper.store.tables import blobs, users
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.children import FORKED
 from tests.full_store import contents, fill
 
@@ -90,6 +94,31 @@ def test_nothing_thaws_a_store_that_was_moved_and_not_even_a_takedown_changes_it
     assert not is_at_work(engine)
     with pytest.raises(Refused, match=re.escape(str(sa.make_url(there).database))):
         bring(engine, there)
+
+
+HELD = HoldTerms("video", "v", "a lawsuit", "ada", is_legal=True)
+DECISIONS: dict[str, Callable[[sa.Engine], object]] = {
+    "hold": lambda engine: hold(engine, HELD),
+    "release": lambda engine: release(engine, "kept", author="ada"),
+    "freeze": lambda engine: freeze(engine, by="ada", reason="an incident"),
+    "revoke": lambda engine: tokens.revoke(engine, tokens.listed(engine)[0].id, author="ada"),
+}
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_no_decision_is_confirmed_by_a_store_that_was_moved(engine: sa.Engine, there: str, decision: str) -> None:
+    fill(engine)
+    with transaction(engine, "test") as session:
+        place(session, HELD, "kept")
+    tokens.create(engine, "phone", [Scope.JOBS], author="ada")
+    bring(engine, there)
+    before = contents(engine)
+    with pytest.raises(Frozen):
+        DECISIONS[decision](engine)
+    assert contents(engine) == before
+    moved = open_engine(there)
+    DECISIONS[decision](moved)
+    moved.dispose()
 
 
 def test_and_back(engine: sa.Engine, there: str, empty_url: Callable[[str], str]) -> None:
