@@ -91,7 +91,7 @@ class Newest(BaseModel):
     until: Moment | None = Field(None, description="Only before this time")
     after: str | None = Field(
         None,
-        pattern=r"^\d{1,17}-[0-9a-f]{32}$",
+        pattern=r"^[0-9]{1,17}-[0-9a-f]{32}$",
         description="`after` of the previous page; unset: first page",
     )
     limit: int = Field(100, ge=1, le=500)

@@ -116,7 +116,10 @@ class Load:
         self.streams = Cap("event streams", policy.streams_of_token, policy.streams_at_once)
         self.uploads = Cap("uploads in progress", policy.uploads_of_token, policy.uploads_at_once)
         is_sqlite = engine.dialect.name == "sqlite"
-        self.work = Turns(_SQLITE_PLACES if is_sqlite else _PLACES)
+        places = _SQLITE_PLACES if is_sqlite else _PLACES
+        self.work = Turns(places)
+        # What takes minutes, and a connection of the pool for milliseconds at a time; exports hold up no takedown
+        self.exports, self.removals = Turns(2), Turns(places // 2)
         # SQLite allows one writer at a time, and a waiting writer polls only now and then
         self.writing = Turns(1 if is_sqlite else _PLACES)
         self.images = Turns(4)  # held in memory
@@ -192,6 +195,16 @@ async def _upload(request: Request) -> AsyncIterator[None]:
         yield
 
 
+async def _export(request: Request) -> AsyncIterator[None]:
+    async with request.app.state.load.exports.turn():
+        yield
+
+
+async def _removal(request: Request) -> AsyncIterator[None]:
+    async with request.app.state.load.removals.turn():
+        yield
+
+
 async def _stream(request: Request) -> AsyncIterator[None]:
     with request.app.state.load.streams.taken(request.state.caller.token_id):
         yield
@@ -207,5 +220,9 @@ Loaded = Annotated[Load, Depends(of)]
 # FastAPI reads the body before it resolves these, so a slow body holds no place.
 WORK: Final[Any] = Depends(_work, scope="function")  # released before the answer is sent, which may take long
 WRITE: Final[Any] = Depends(_write, scope="function")  # for short writes
+# guard load.exports: exports of a few users with many videos take all places, and nobody is answered for minutes
+EXPORT: Final[Any] = Depends(_export, scope="function")
+# guard load.removals: erasures and takedowns of large videos take all places, and nobody is answered for minutes
+REMOVAL: Final[Any] = Depends(_removal, scope="function")
 UPLOAD: Final[Any] = Depends(_upload)
 STREAM: Final[Any] = Depends(_stream)

@@ -18,8 +18,8 @@ _LOST: Final = "\ufffd"  # stands for characters that could not be decoded, so t
 _EARLIER: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NOT_IN_AN_EARLIER_ID: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _SLUG: Final = 40  # characters that are kept of a name
-_HASH: Final = 12  # hex digits: 48 bits distinguish equal names
-_MADE: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{_SLUG}}}-[0-9a-f]{{{_HASH}}}")
+HASH: Final = 12  # hex digits: 48 bits distinguish equal names
+_MADE: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{_SLUG}}}-[0-9a-f]{{{HASH}}}")
 _MAX_UNIQUE: Final = 128  # characters
 
 
@@ -80,11 +80,11 @@ def is_made(text: str) -> bool:
 
 def unique_id(video_id: str, user_id: str, name: str) -> str:
     """Return a video's id if another user also has `video_id`: from user and name, so it depends on no order."""
-    return f"{video_id[: _MAX_UNIQUE - _HASH - 1]}-{_digest(user_id, name)}"
+    return f"{video_id[: _MAX_UNIQUE - HASH - 1]}-{_digest(user_id, name)}"
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:HASH]
 
 
 class Place(NamedTuple):

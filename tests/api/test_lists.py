@@ -60,7 +60,15 @@ def test_jobs_are_listed_by_state_and_time(client: TestClient, world: World) -> 
     at = client.get(f"/v1/jobs/{second}").json()["created_at"]
     assert [job["job_id"] for job in pages(client, "/v1/jobs", "jobs", since=at)][:1] == [second]
     assert second not in [job["job_id"] for job in pages(client, "/v1/jobs", "jobs", until=at)]
-    for wrong in ({"state": "lost"}, {"since": "2026-11-01"}, {"after": "x"}, {"limit": 501}, {"users": "ann"}):
+    odd = "١-" + "0" * 32
+    for wrong in (
+        {"state": "lost"},
+        {"since": "2026-11-01"},
+        {"after": "x"},
+        {"after": odd},
+        {"limit": 501},
+        {"users": "ann"},
+    ):
         problem(client.get("/v1/jobs", params=wrong), 422)
 
 

@@ -3,8 +3,11 @@
 import io
 import os
 import shutil
+import threading
+import time
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,10 @@ from fastapi.testclient import TestClient
 from inline_snapshot import snapshot
 
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
+from reelkeeper.api import load
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.routes import personal
+from reelkeeper.errors import LeaseLost
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.export import Exported, export
 from reelkeeper.operations.videos.hold import hold
@@ -122,3 +127,38 @@ def test_a_large_copy_is_streamed_in_flat_memory(world: World, app_state: AppSta
     tracemalloc.stop()
     assert size > 30_000_000
     assert peak < 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("work", "method", "path"),
+    [
+        ("reelkeeper.api.routes.personal.write_export", "GET", "/v1/users/ann/export"),
+        ("reelkeeper.operations.removals.erase.erase", "DELETE", "/v1/users/ann"),
+        ("reelkeeper.operations.removals.takedown.take_down", "POST", "/v1/takedowns"),
+    ],
+)
+def test_long_work_leaves_room_for_other_requests(
+    client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch, work: str, method: str, path: str
+) -> None:
+    """With many or large videos it takes minutes, in which no user could play a video or ask for one."""
+    world.video("v1")
+    under_way, may_end = threading.Semaphore(0), threading.Event()
+
+    def slow(*_about: object, **_how: object) -> None:
+        under_way.release()
+        assert may_end.wait(60)
+        raise LeaseLost
+
+    monkeypatch.setattr(load, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(work, slow)
+    body = {"video_id": "v1", "reason": "r"} if method == "POST" else None
+    with client, ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(client.request, method, path, json=body) for _ in range(12)]
+        try:
+            assert under_way.acquire(timeout=60)
+            time.sleep(1)  # all that get a place have it
+            assert client.get("/v1/users/ann").status_code == 200
+            assert client.get("/v1/videos/v1").status_code == 307
+        finally:
+            may_end.set()
+        assert {answer.result().status_code for answer in asked} == {409, 503}  # who is refused comes again

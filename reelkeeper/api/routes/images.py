@@ -9,6 +9,8 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from reelkeeper import disk
+from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
 from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import UPLOAD, Loaded
 from reelkeeper.api.problems import documented
@@ -43,7 +45,8 @@ class Image(BaseModel):
 )
 async def upload_image(request: Request, app_state: CurrentState, load: Loaded) -> Image:
     """Store a PNG or JPEG of at most 10 MB, and return its SHA-256. Safe to repeat."""
-    with await run_sync(_file, app_state.scratch, limiter=_DISK) as file:  # a slow body takes disk, not memory
+    full = disk.watched(app_state.scratch, SCRATCH, SCRATCH_REMEDY)
+    with full, await run_sync(_file, app_state.scratch, limiter=_DISK) as file:  # a slow body takes disk, not memory
         await _receive(request, file)
         async with load.images.turn(), load.work.turn():
             data = await run_sync(_read_all, file)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.api.app_state import CurrentState, needs
-from reelkeeper.api.load import WORK
+from reelkeeper.api.load import EXPORT, REMOVAL
 from reelkeeper.api.paths import UserId
 from reelkeeper.api.problems import documented
 from reelkeeper.api.routes.takedowns import AtVendor
@@ -87,7 +87,7 @@ class Erasure(BaseModel):
         )
 
 
-@router.delete("", summary="Erase a user", dependencies=[WORK], responses=documented(404, 409))
+@router.delete("", summary="Erase a user", dependencies=[REMOVAL], responses=documented(404, 409))
 def erase_user(
     user_id: UserId,
     app_state: CurrentState,
@@ -115,7 +115,7 @@ def erase_user(
 @router.get(
     "/export",
     summary="Export all data of a user as a ZIP file",
-    dependencies=[needs(Scope.EXPORT), WORK],
+    dependencies=[needs(Scope.EXPORT), EXPORT],
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": _ZIP}}, **documented(404, 409, 410, 502)},
 )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, BackgroundTasks
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.api.app_state import CurrentState, Reason, needs
-from reelkeeper.api.load import WORK, WRITE
+from reelkeeper.api.load import REMOVAL, WORK
 from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
 from reelkeeper.model.ids import Id
@@ -91,7 +91,7 @@ class Certificate(BaseModel):
         return cls(**{**found._asdict(), "objects": objects, "vendors": vendors, "left": len(found.left)})
 
 
-@router.post("", summary="Take down a video", dependencies=[WRITE], responses=documented(404, 409))
+@router.post("", summary="Take down a video", dependencies=[REMOVAL], responses=documented(404, 409))
 def take_down_video(
     body: NewTakedown,
     app_state: CurrentState,

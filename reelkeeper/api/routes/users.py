@@ -282,7 +282,7 @@ class Months(BaseModel):
 
     after: str | None = Field(
         None,
-        pattern=r"^2\d{3}-(0[1-9]|1[0-2])$",
+        pattern=r"^2[0-9]{3}-(0[1-9]|1[0-2])$",
         description="`after` of the previous page; unset: from the first month",
     )
     limit: int = Field(12, ge=1, le=120)

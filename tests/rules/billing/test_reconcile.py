@@ -32,3 +32,16 @@ def test_only_the_days_that_both_know_are_compared_and_the_others_are_named() ->
 def test_free_usage_and_days_without_usage_make_no_difference() -> None:
     found = compare([Used(day(1), Metric.OPERATIONS, 5, "DeleteObject")], [])
     assert found == ((), (), (), ())
+
+
+def test_operations_of_a_day_without_cloudflares_count_of_them_are_unknown_and_not_none() -> None:
+    """It has what is stored from another source, which may be there alone."""
+    ours = [Used(day(number), Metric.STORED_BYTES, GB, storage_class="standard") for number in (1, 2)]
+    ours += [Used(day(number), Metric.OPERATIONS, 10, "PutObject") for number in (1, 2)]
+    theirs = [Used(day(number), Metric.STORED_BYTES, GB, "bucket", "standard") for number in (1, 2)]
+    theirs.append(Used(day(1), Metric.OPERATIONS, 12, "PutObject"))
+    found = compare(ours, [usage._replace(source=UsageSource.CLOUDFLARE) for usage in theirs])
+    assert [(item.sku, item.ours, item.theirs) for item in found.differences] == [
+        ("r2-class-a-standard", 10, 12),
+        ("r2-storage-standard", 2 * GB, 2 * GB),
+    ]
