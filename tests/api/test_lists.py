@@ -60,7 +60,7 @@ def test_jobs_are_listed_by_state_and_time(client: TestClient, world: World) -> 
     at = client.get(f"/v1/jobs/{second}").json()["created_at"]
     assert [job["job_id"] for job in pages(client, "/v1/jobs", "jobs", since=at)][:1] == [second]
     assert second not in [job["job_id"] for job in pages(client, "/v1/jobs", "jobs", until=at)]
-    odd = "١-" + "0" * 32
+    odd = "\u0661-" + "0" * 32
     for wrong in (
         {"state": "lost"},
         {"since": "2026-11-01"},

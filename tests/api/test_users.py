@@ -69,7 +69,7 @@ def test_what_a_user_cost_is_listed_by_month_and_provider_and_page(client: TestC
     told = client.get("/v1/users/ann/costs", params={"after": "2026-03"}).json()
     assert (told["months"], told["after"], datetime.fromisoformat(told["charged_at"])) == ([], None, charged)
     problem(client.get("/v1/users/nobody/costs"), 404)
-    for wrong in ({"after": "2026-13"}, {"after": "2٠26-01"}, {"limit": 0}, {"month": "2026-01"}):
+    for wrong in ({"after": "2026-13"}, {"after": "2\u066026-01"}, {"limit": 0}, {"month": "2026-01"}):
         problem(client.get("/v1/users/ann/costs", params=wrong), 422)
 
 
