@@ -208,12 +208,14 @@ def bring_in(
 
 def _tell_imported(taken: "Mapping[str, Imported]", given: Sequence[str], *, as_json: bool) -> None:
     """Say how much of which file is imported, and which files after a bad one are not."""
-    if as_json and taken:
-        emit(taken)
-    for name, count in taken.items() if not as_json else ():
+    if as_json:
+        if taken:
+            emit(taken)
+        return
+    for name, count in taken.items():
         skipped = f", {count.skipped:,} skipped" if count.skipped else ""
         say(f"{name}: {many(count.lines, 'line')} imported{skipped}")
-    for name in given[len(taken) + 1 :] if not as_json else ():
+    for name in given[len(taken) + 1 :]:
         say(f"{name}: not imported, as a file before it was refused")
 
 

@@ -11,7 +11,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.core.wording import many
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment, leases
-from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.audit import MOVED, Event, append
 from reelkeeper.store.core.deployment import Stopped
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.failures import safe_to_repeat
@@ -101,9 +101,7 @@ def why_stopped(session: Session) -> str | None:
 def _explained(session: Session, stopped: Stopped) -> str:
     """Say why changes are stopped, and which commands end that."""
     if stopped.is_moved:
-        way_out = (
-            "set REELKEEPER_DATABASE_URL to that store" if stopped.by == deployment.MOVED else "run the move again"
-        )
+        way_out = "set REELKEEPER_DATABASE_URL to that store" if stopped.by == MOVED else "run the move again"
         return f"{stopped.reason} on {stopped.at:%Y-%m-%d %H:%M}, by {stopped.by}: {way_out}; a thaw does not end this"
     open_doubts = len(doubts.listed(session))
     first = f"{many(open_doubts, 'object')} in doubt, each with the command that settles it: reelkeeper doubts. "

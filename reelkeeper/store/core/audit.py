@@ -29,6 +29,7 @@ ERASED = "erase_events"  # events were erased: their numbers
 REPLACED = "replace"  # other bytes were put at a key of the service's
 MOVED: Final = "db move"  # who stopped the changes of a store that has moved; nothing thaws it
 ARRIVING: Final = "db move, not ended"  # ... of one where a move has begun to bring a store
+ELSEWHERE: Final = frozenset({MOVED, ARRIVING})  # another store is the one at work
 _BATCH = 2_000
 _SALT_BYTES = 16
 _LOCKED = (
@@ -74,7 +75,7 @@ def append(session: Session, events: Sequence[Event]) -> None:
         return
     (length, head, version, stopped_by, reason, at), rows = session.execute(_END).one(), []
     # guard audit.moved: a hold is placed, or a token revoked, in a store that nobody reads any more
-    if stopped_by in {MOVED, ARRIVING}:
+    if stopped_by in ELSEWHERE:
         raise Frozen(f"this store is not the one at work: {reason}. Nothing was changed: see REELKEEPER_DATABASE_URL")
     for place, plain in enumerate(events, start=length + 1):
         event = plain._replace(detail={**plain.detail, "policy": version}) if version else plain

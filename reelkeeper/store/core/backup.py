@@ -26,7 +26,7 @@ from sqlmodel import SQLModel
 from reelkeeper import disk
 from reelkeeper.errors import IntegrityDoubt, Misconfigured, Refused, SchemaError
 from reelkeeper.store.core import epochs
-from reelkeeper.store.core.audit import ARRIVING, MOVED, Event, append, verify
+from reelkeeper.store.core.audit import ELSEWHERE, Event, append, verify
 from reelkeeper.store.core.deployment import RESTORE, identity
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import head, require_current, upgrade
@@ -223,7 +223,7 @@ def _check_and_freeze(session: Session, source: Path) -> None:
     reason = f"restored from backup {source.name}; run sync_catalog, then reelkeeper db adopt"
     frozen = {"frozen_at": Clock(), "frozen_by": RESTORE, "frozen_reason": reason}
     # guard restore.frozen: an adoption ends a freeze that a person had placed before the backup
-    is_free = sa.or_(deployment.c.frozen_at.is_(None), deployment.c.frozen_by.in_([RESTORE, MOVED, ARRIVING]))
+    is_free = sa.or_(deployment.c.frozen_at.is_(None), deployment.c.frozen_by.in_([RESTORE, *ELSEWHERE]))
     session.execute(sa.update(deployment).where(is_free).values(frozen))
     append(session, [Event("freeze", RESTORE, detail={"reason": reason})])
 

@@ -13,13 +13,11 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState
-from reelkeeper.store.core import audit, controls, policies
-from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core import controls, policies
+from reelkeeper.store.core.audit import ELSEWHERE, Event, append
 from reelkeeper.store.core.engine import Clock, changed, insert_into, now, reading
 from reelkeeper.store.tables import blobs, deployment, heartbeats
 
-MOVED: Final = audit.MOVED
-ARRIVING: Final = audit.ARRIVING
 RESTORE: Final = "db restore"  # who stopped the changes of one that was restored, until it is adopted
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
 _LOCKED = _STATE.with_for_update()
@@ -35,7 +33,7 @@ class Stopped(NamedTuple):
     @property
     def is_moved(self) -> bool:
         """Whether the store was moved, or is arriving: then nothing thaws it."""
-        return self.by in {MOVED, ARRIVING}
+        return self.by in ELSEWHERE
 
 
 def lock(session: Session) -> None:

@@ -18,9 +18,8 @@ from sqlmodel import SQLModel
 
 from reelkeeper.errors import Frozen, IntegrityDoubt, Refused, StoreBehind
 from reelkeeper.store.core import deployment, epochs
-from reelkeeper.store.core.audit import Event, append, verify
+from reelkeeper.store.core.audit import ARRIVING, MOVED, Event, append, verify
 from reelkeeper.store.core.backup import ADD_CYCLE, DROP_CYCLE, count_on, driver, require_empty
-from reelkeeper.store.core.deployment import ARRIVING, MOVED
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.schema import deployment as read_deployment
 from reelkeeper.store.core.schema import require_current, upgrade_at

@@ -14,8 +14,8 @@ from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.freeze import freeze, require_permission, thaw
 from reelkeeper.operations.videos.hold import hold, place, release
 from reelkeeper.store.core import move as moving
-from reelkeeper.store.core.audit import verify
-from reelkeeper.store.core.deployment import MOVED, identity
+from reelkeeper.store.core.audit import MOVED, verify
+from reelkeeper.store.core.deployment import identity
 from reelkeeper.store.core.engine import open_engine, reading, schema_of, transaction
 from reelkeeper.store.core.epochs import HOME, marks
 from reelkeeper.store.core.epochs import home as home_of
