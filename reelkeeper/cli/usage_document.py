@@ -50,7 +50,8 @@ def _read(name: str) -> "Usage":
             for entry in error.errors()
         )
         raise typer.BadParameter(f"{name}: {'; '.join(wrong)}") from None
-    except (OSError, ValueError, RecursionError) as error:  # missing, not JSON, not UTF-8, or too deeply nested
+    # missing, not JSON, not UTF-8, too deeply nested, or a number of more digits than there are
+    except (OSError, ValueError, RecursionError, ArithmeticError) as error:
         raise typer.BadParameter(f"{name} is not a usage document: {error}") from None
 
 

@@ -5,7 +5,7 @@ import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import uuid4
 
 import typer
@@ -13,6 +13,7 @@ import typer
 from reelkeeper import logs
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+MAX_NUMBER: Final = 2**63 - 1  # that a database's column takes
 Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows to show, at most.")]
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it
@@ -21,9 +22,9 @@ _FIRST_YEAR = 2000  # before any store
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
-def not_blank(text: str) -> str:
-    """Require a text that is not blank."""
-    if not text.strip():
+def not_blank(text: str | None) -> str | None:
+    """Require a text that is not blank; None was not given."""
+    if text is not None and not text.strip():
         raise typer.BadParameter("it is empty; say why")
     return text
 

@@ -76,7 +76,16 @@ def test_a_snooze_needs_a_time(reelkeeper: Run, time: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("alerts", "snooze", "budget", "--for", "8h"), ("credits", "grant", "ann", "1"), ("freeze",)]
+    "command",
+    [
+        ("alerts", "snooze", "budget", "--for", "8h"),
+        ("credits", "grant", "ann", "1"),
+        ("freeze",),
+        ("hold", "--user", "ann"),
+        ("policy", "rollback", "0"),
+        ("takedown", "v1"),
+        ("webhooks", "release", "--all"),
+    ],
 )
 def test_a_reason_is_not_blank(reelkeeper: Run, command: tuple[str, ...]) -> None:
     assert as_read(reelkeeper(*command, "--reason", " ", exit_code=2).stderr, only="--reason") == snapshot(

@@ -95,6 +95,7 @@ def test_fractions_are_priced_to_their_last_digit(ask: Ask, write: Callable[[obj
         ('{"standard": {"class_b": -Infinity}}', "standard.class_b is -Infinity"),
         ('{"standard": {"gb_month": 1e400}}', "to 1000000000"),
         ('{"standard": {"class_a": 1e30}}', "to 100000000000000"),
+        ('{"standard": {"class_a": 1e9999999999999999999999}}', "InvalidOperation"),
         ('{"standard": {"class_a": 1.5}}', "standard.class_a is 1.5"),
         ('{"standard": {"gb_month": "750"}}', "standard.gb_month"),
         ('{"standard": {"gigabytes": 1}}', "standard.gigabytes"),

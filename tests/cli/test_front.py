@@ -46,6 +46,19 @@ def test_a_limit_too_large_for_the_database_is_refused(reelkeeper: Run, path: st
     assert "--limit" in reelkeeper(*path.split()[1:], "--limit", str(2**63), exit_code=2).output
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("policy", "show", "--version"),
+        ("policy", "diff", "--version"),
+        ("policy", "rollback", "--reason", "r"),
+        ("doubts", "settle", "--as", "lost"),
+    ],
+)
+def test_a_number_too_large_for_the_database_is_refused(reelkeeper: Run, command: tuple[str, ...]) -> None:
+    reelkeeper(*command, str(2**63), exit_code=2)
+
+
 def test_help_lists_the_commands_and_every_exit_code(reelkeeper: Run) -> None:
     said = reelkeeper("--help").output
     for word in ("run", "plan", "restore", "hold", "freeze", "thaw", "videos", "audit", "db", "doctor", "demo", "s3"):

@@ -6,7 +6,7 @@ import typer
 
 from reelkeeper.cli.opening import reading, workspace
 from reelkeeper.cli.screen import emit, respond, say, size
-from reelkeeper.cli.words import AsJson, new_run_id, who
+from reelkeeper.cli.words import MAX_NUMBER, AsJson, new_run_id, who
 from reelkeeper.model import SettledAs
 
 group = typer.Typer(help="List objects that are not as recorded, and settle each.", invoke_without_command=True)
@@ -39,7 +39,7 @@ def doubts(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 @group.command()
 def settle(
-    doubt_id: Annotated[int, typer.Argument(metavar="ID", help="The doubt, as listed.")],
+    doubt_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_NUMBER, help="The doubt, as listed.")],
     how: Annotated[
         SettledAs,
         typer.Option(

@@ -14,7 +14,7 @@ _TELL_SECONDS = 8  # of which the embedded server takes two to start
 def hold(
     user: Annotated[str | None, typer.Option(help="Keep all videos of this user.")] = None,
     video: Annotated[str | None, typer.Option(help="Keep this video.")] = None,
-    reason: Annotated[str | None, typer.Option(help="The reason, for the audit record.")] = None,
+    reason: Annotated[str | None, typer.Option(callback=not_blank, help="The reason, for the audit record.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="When it expires; UTC without a time zone.")] = None,
     legal: Annotated[
         bool,

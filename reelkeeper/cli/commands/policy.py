@@ -8,7 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import configured, reading, store
 from reelkeeper.cli.screen import dollars, emit, listing, say, size, table
-from reelkeeper.cli.words import AsJson, text_of, who
+from reelkeeper.cli.words import MAX_NUMBER, AsJson, not_blank, text_of, who
 from reelkeeper.rules.core.wording import LEAST, contract_gate, many
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ group = typer.Typer(
 File = Annotated[
     Path, typer.Argument(metavar="FILE", help="The document, such as policies.yaml; - reads standard input.")
 ]
-Reason = Annotated[str, typer.Option("--reason", help="The reason, for the history and the audit record.")]
+Reason = Annotated[
+    str, typer.Option("--reason", callback=not_blank, help="The reason, for the history and the audit record.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 OldFile = Annotated[Path, typer.Argument(metavar="PREFECT.YAML", help="The prefect.yaml of 0.1.0.")]
 OldParams = Annotated[
@@ -31,7 +33,8 @@ OldParams = Annotated[
     typer.Option("--param", metavar="NAME=VALUE", help="As given to `reelkeeper api` of 0.1.0. May be repeated."),
 ]
 Version = Annotated[
-    int | None, typer.Option("--version", min=0, help="A version from the history; default: the one in force.")
+    int | None,
+    typer.Option("--version", min=0, max=MAX_NUMBER, help="A version from the history; default: the one in force."),
 ]
 
 
@@ -107,7 +110,9 @@ def history(as_json: AsJson = False) -> None:
 
 @group.command()
 def rollback(
-    version: Annotated[int, typer.Argument(min=0, help="A version from the history; 0 has the shipped defaults.")],
+    version: Annotated[
+        int, typer.Argument(min=0, max=MAX_NUMBER, help="A version from the history; 0 has the shipped defaults.")
+    ],
     reason: Reason,
     yes: Yes = False,
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, respond, say, size, table
-from reelkeeper.cli.words import AsJson, new_run_id, who
+from reelkeeper.cli.words import AsJson, new_run_id, not_blank, who
 from reelkeeper.errors import GuardRefused, PartialFailure
 from reelkeeper.rules.core.wording import many
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def takedown(
     video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")],
-    reason: Annotated[str | None, typer.Option(help="The reason, for the audit record.")] = None,
+    reason: Annotated[str | None, typer.Option(callback=not_blank, help="The reason, for the audit record.")] = None,
     same_bytes: Annotated[
         bool, typer.Option("--same-bytes", help="Also every other video with the same bytes.")
     ] = False,

@@ -7,7 +7,7 @@ import typer
 
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import listing, respond
-from reelkeeper.cli.words import AsJson, moment, who
+from reelkeeper.cli.words import AsJson, moment, not_blank, who
 from reelkeeper.rules.core.wording import many
 
 group = typer.Typer(no_args_is_help=True, help="Send events of jobs and videos to the service's servers.")
@@ -131,7 +131,8 @@ def release(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Notices of all endpoints.")] = False,
     reason: Annotated[
-        str | None, typer.Option(help="The reason, such as how users were notified; for the audit record.")
+        str | None,
+        typer.Option(callback=not_blank, help="The reason, such as how users were notified; for the audit record."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
