@@ -118,7 +118,7 @@ class Load:
         is_sqlite = engine.dialect.name == "sqlite"
         places = _SQLITE_PLACES if is_sqlite else _PLACES
         self.work = Turns(places)
-        # What takes minutes, and a connection of the pool for milliseconds at a time; exports hold up no takedown
+        # What takes minutes, and a connection for milliseconds, so it may exceed the pool; exports hold up no takedown
         self.exports, self.removals = Turns(2), Turns(places // 2)
         # SQLite allows one writer at a time, and a waiting writer polls only now and then
         self.writing = Turns(1 if is_sqlite else _PLACES)
