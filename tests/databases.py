@@ -219,3 +219,16 @@ class Server:
             stderr=subprocess.DEVNULL,
             timeout=120,
         )
+
+
+@contextmanager
+def statements(engine: sa.Engine) -> Iterator[list[str]]:
+    """Collect what is sent to the store."""
+    sent = list[str]()
+
+    def note(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
+        sent.append(statement)
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    sa.event.remove(engine, "before_cursor_execute", note)

@@ -6,7 +6,7 @@ Requests that use the store wait for a place, for a limited time. Health checks 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from random import choice
 from time import monotonic
@@ -179,9 +179,14 @@ class Load:
             raise Shed(503, "overload", "too many requests are waiting for a place")
 
 
-async def _work(request: Request) -> AsyncIterator[None]:
-    async with request.app.state.load.work.turn():
-        yield
+def _turn(of_load: Callable[[Load], Turns]) -> Callable[[Request], AsyncIterator[None]]:
+    """Make a dependency that waits for a turn of these, and holds it while the request is handled."""
+
+    async def turn(request: Request) -> AsyncIterator[None]:
+        async with of_load(request.app.state.load).turn():
+            yield
+
+    return turn
 
 
 async def _write(request: Request) -> AsyncIterator[None]:
@@ -192,16 +197,6 @@ async def _write(request: Request) -> AsyncIterator[None]:
 
 async def _upload(request: Request) -> AsyncIterator[None]:
     with request.app.state.load.uploads.taken(request.state.caller.token_id):
-        yield
-
-
-async def _export(request: Request) -> AsyncIterator[None]:
-    async with request.app.state.load.exports.turn():
-        yield
-
-
-async def _removal(request: Request) -> AsyncIterator[None]:
-    async with request.app.state.load.removals.turn():
         yield
 
 
@@ -217,12 +212,13 @@ async def of(request: Request) -> Load:
 
 
 Loaded = Annotated[Load, Depends(of)]
-# FastAPI reads the body before it resolves these, so a slow body holds no place.
-WORK: Final[Any] = Depends(_work, scope="function")  # released before the answer is sent, which may take long
+# FastAPI reads the body before it resolves these, so a slow body holds no place; those of the scope "function" are
+# released before the answer is sent, which may take long.
+WORK: Final[Any] = Depends(_turn(lambda load: load.work), scope="function")
 WRITE: Final[Any] = Depends(_write, scope="function")  # for short writes
 # guard load.exports: exports of a few users with many videos take all places, and nobody is answered for minutes
-EXPORT: Final[Any] = Depends(_export, scope="function")
+EXPORT: Final[Any] = Depends(_turn(lambda load: load.exports), scope="function")
 # guard load.removals: erasures and takedowns of large videos take all places, and nobody is answered for minutes
-REMOVAL: Final[Any] = Depends(_removal, scope="function")
+REMOVAL: Final[Any] = Depends(_turn(lambda load: load.removals), scope="function")
 UPLOAD: Final[Any] = Depends(_upload)
 STREAM: Final[Any] = Depends(_stream)

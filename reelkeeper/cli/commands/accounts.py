@@ -32,7 +32,7 @@ def grant(
     from reelkeeper.operations.billing.users import give
 
     with store() as engine:
-        moved, balance = give(engine, user, wanted, _given(key), by=who(), reason=reason)
+        moved, balance = give(engine, user, wanted, _key_or_new(key), by=who(), reason=reason)
     _tell(moved, balance, as_json=as_json)
 
 
@@ -49,7 +49,7 @@ def refund(
     from reelkeeper.operations.billing.users import give
 
     with store() as engine:
-        moved, balance = give(engine, None, wanted, _given(key), by=who(), reason=reason, hold_id=hold)
+        moved, balance = give(engine, None, wanted, _key_or_new(key), by=who(), reason=reason, hold_id=hold)
     _tell(moved, balance, as_json=as_json)
 
 
@@ -119,7 +119,7 @@ def _in_words(balance: Any) -> str:  # noqa: ANN401  a Balance, which is not loa
     return f"{available} available, {held} held, {spent} spent"
 
 
-def _given(key: str | None) -> str:
+def _key_or_new(key: str | None) -> str:
     # guard accounts.empty_key: a script whose variable is empty gives the same credits again at each repetition
     return f"by hand {uuid4().hex}" if key is None else key
 

@@ -13,6 +13,7 @@ from reelkeeper.errors import GuardRefused, PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
+    from reelkeeper.operations import Engine
     from reelkeeper.operations.core.workspace import Workspace
     from reelkeeper.operations.removals.at_vendors import AtVendor
     from reelkeeper.operations.removals.takedown import Certificate, Foreseen
@@ -41,10 +42,10 @@ def takedown(
     from reelkeeper.operations.core.either_id import for_video
     from reelkeeper.operations.removals import takedown as operation
 
-    open_ends = list[str]()
+    left = list[str]()
     if show:
         with store() as engine:
-            found = for_video(engine, video_id, None, lambda video_id, _: operation.certificate(engine, video_id))
+            found = _certified(engine, video_id)
     else:
         if not reason:
             raise typer.BadParameter("a takedown needs --reason")
@@ -69,14 +70,14 @@ def takedown(
                 same_bytes=same_bytes,
                 max_videos=operation.MAX_VIDEOS if max_videos is None else max_videos,
             )
-            found, open_ends = _carry_out(opened, video_id, take)
+            found, left = _carry_out(opened, video_id, take)
     if as_json:
         lists = {name: [item._asdict() for item in getattr(found, name)] for name in ("objects", "vendors")}
         emit({**found._asdict(), **lists})
     else:
         _show(found)
-    if open_ends:
-        raise PartialFailure("; ".join(open_ends))
+    if left:
+        raise PartialFailure("; ".join(left))
 
 
 def _carry_out(
@@ -86,14 +87,14 @@ def _carry_out(
     from reelkeeper.operations.core.either_id import for_video
     from reelkeeper.operations.lifecycle import cache_purge
     from reelkeeper.operations.removals import lock_ends
-    from reelkeeper.operations.removals.takedown import ask_vendors, certificate
+    from reelkeeper.operations.removals.takedown import ask_vendors
 
     engine, settings, left = opened.engine, configured(), list[str]()
     try:
         found = for_video(engine, video_id, None, lambda name, _: take(name))
     # guard takedown.others_refused: a video is deleted, and the command says that nothing was changed
     except GuardRefused as error:
-        found = for_video(engine, video_id, None, lambda name, _: certificate(engine, name))
+        found = _certified(engine, video_id)
         left.append(str(error))
     # guard takedown.cdn: a video that was taken down is served from the CDN's cache, and the command says done
     if cache_purge.catch_up(engine, settings, "takedown") is None:
@@ -102,6 +103,13 @@ def _carry_out(
     if found.left:
         left.append(f"still stored, but no longer served: {many(len(found.left), 'object')}")
     return found, left
+
+
+def _certified(engine: "Engine", video_id: str) -> "Certificate":
+    from reelkeeper.operations.core.either_id import for_video
+    from reelkeeper.operations.removals.takedown import certificate
+
+    return for_video(engine, video_id, None, lambda name, _: certificate(engine, name))
 
 
 def show_vendors(vendors: "Sequence[AtVendor]") -> None:

@@ -207,7 +207,7 @@ def bring_in(
 
 
 def _tell_imported(taken: "Mapping[str, Imported]", given: Sequence[str], *, as_json: bool) -> None:
-    """Say how much of which file is imported, and which files after a bad one are not."""
+    """Report how many lines of each file were imported, and the files that a bad one kept out."""
     if as_json:
         if taken:
             emit(taken)

@@ -9,6 +9,7 @@ from typing import Final
 
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
+from reelkeeper.rules.core.tiers import MAX_DAYS
 from reelkeeper.store import Engine
 from reelkeeper.store.core import prune_records
 from reelkeeper.store.core.engine import now, reading, transaction
@@ -16,7 +17,6 @@ from reelkeeper.store.core.leases import Lease
 
 BATCH: Final = 1_000  # rows in one transaction; on SQLite other writers wait for it
 SECONDS: Final = 120.0  # in all; the rest is deleted the next day
-_MAX_DAYS: Final = 36_500  # nothing is older; a retention may be longer than there are years
 
 
 def overdue(engine: Engine, policy: RecordRetentionPolicy) -> dict[str, int]:
@@ -50,4 +50,4 @@ def forget(engine: Engine, policy: RecordRetentionPolicy, *, lease: Lease, secon
 
 def _cutoff(at: datetime, days: int) -> datetime:
     # guard policy.endless_records: a retention of more days than the calendar has ends every run, and all records stay
-    return at - timedelta(days=min(days, _MAX_DAYS))
+    return at - timedelta(days=min(days, MAX_DAYS))

@@ -14,6 +14,7 @@ from reelkeeper.operations.core import machine
 from reelkeeper.settings import Settings, settings
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import open_store, reading
+from tests.databases import statements
 from tests.disks import fill, small_disk
 
 
@@ -115,9 +116,8 @@ def test_a_machine_without_room_for_videos_is_unfit_until_it_has_some(here: Sett
 def test_looking_reads_little(here: Settings) -> None:
     with open_store(here) as engine:
         machine.require_fit(engine, here.scratch)
-        asked: list[str] = []
-        sa.event.listen(engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
-        machine.require_fit(engine, here.scratch)
+        with statements(engine) as asked:
+            machine.require_fit(engine, here.scratch)
         assert len([statement for statement in asked if "alembic_version" in statement]) == 1
         with reading(engine) as session:
             assert deployment.identity(session) == owner(here)

@@ -1,7 +1,5 @@
 """The place and the wait of a job: exact in a short queue, of lately in a long one, and of no interest to a refusal."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +9,7 @@ from reelkeeper.model.requests import Declined, Queued, RefusedFor
 from reelkeeper.operations.jobs.follow import follow
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.jobs.queue import SHORT
+from tests.databases import statements
 from tests.jobs import put, waiting
 from tests.operations.asking import ask
 from tests.operations.books import DOLLAR, make_user
@@ -25,19 +24,6 @@ def ann(engine: sa.Engine) -> sa.Engine:
     make_user(engine, "ann", DOLLAR, tier="pro")
     sign(engine)
     return engine
-
-
-@contextmanager
-def statements(engine: sa.Engine) -> Iterator[list[str]]:
-    """Collect what is sent to the store."""
-    sent = list[str]()
-
-    def note(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
-        sent.append(statement)
-
-    sa.event.listen(engine, "before_cursor_execute", note)
-    yield sent
-    sa.event.remove(engine, "before_cursor_execute", note)
 
 
 def test_places_in_a_long_queue_are_nearly_exact_and_of_lately(ann: sa.Engine) -> None:
