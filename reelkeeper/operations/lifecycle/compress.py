@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
+from reelkeeper.errors import Frozen, LeaseLost, MediaError, MediaTimeout
 from reelkeeper.logs import bound
 from reelkeeper.model import Action, Outcome, Refusal
 from reelkeeper.model.money import MICRO
@@ -237,7 +237,7 @@ def gather(workspace: Workspace, job: CompressionJob, source: Source) -> Terms:
             requests_usd=REQUESTS_IN_PLACE_USD if is_in_place(source, job.recipe.place) else REQUESTS_USD,
             lessons=[item for item in learnt if item is not None],
             pace=pace(job.recipe.codec, here, [item.search for item in known]),
-            timeouts=count_failures(session, source.blob_id, MediaTimeout.__name__),
+            failures=count_failures(session, source.blob_id, (MediaTimeout.__name__, MediaError.__name__)),
         )
 
 

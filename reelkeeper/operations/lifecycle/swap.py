@@ -28,7 +28,7 @@ from reelkeeper.rules.lifecycle.transcode import (
     IN_PLACE,
     NOT_IN_PLACE,
     OWN_RESULT,
-    PAYBACK,
+    RETRIED_MONTHLY,
     Placement,
     mark_of_month,
     why_not_in_place,
@@ -172,7 +172,7 @@ def refuse(workspace: Workspace, source: Source, refusal: Refusal, run: Run) -> 
         with transaction(workspace.engine, "swap.refuse") as session:
             # guard swap.refuse_permission: a run records a refusal during a freeze, or without its lease
             require_permission(session, run.lease)
-            if refusal.rule == PAYBACK:
+            if refusal.rule in RETRIED_MONTHLY:
                 refusal = replace(refusal, recipe=mark_of_month(refusal.recipe, now(session)))
             if swaps.note_refusal(session, source, refusal):
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
-from reelkeeper.errors import MediaTimeout, NotAVideo
+from reelkeeper.errors import MediaError, MediaTimeout, NotAVideo, ToolMissing
 from reelkeeper.model import CrfSearch, Media, MediaLimits, Quality, Refusal, Transcode
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle import crf, first_crf, transcode, worth
@@ -18,7 +18,7 @@ from reelkeeper.rules.lifecycle.first_crf import FirstCrf, Lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.lifecycle.worth import FOR_EVER, MOST_MICROUSD_TO_LEARN, REQUESTS_USD, Stay, Worth
 
-_MAX_TIMEOUTS = 3  # runs in which a video timed out: once or twice may be due to a busy machine
+_MAX_FAILURES = 3  # runs in which a video timed out, or its tool was killed: twice may be due to a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Terms:
     lessons: Sequence[Lesson] = ()  # of earlier searches with this encoder
     pace: float = 1.0  # of encodes on this machine, by those: how many times the CPU of `EFFORTS`
     to_learn: bool = False  # it may cost `MOST_MICROUSD_TO_LEARN` even if it does not pay
-    timeouts: int = 0  # earlier runs in which the video timed out
+    failures: int = 0  # earlier runs in which the video timed out, or its tool was killed
 
 
 class Permit(NamedTuple):
@@ -74,7 +74,7 @@ def search(source: Path, folder: Path, terms: Terms, permit: Permit = FREE) -> F
     """Search the smallest encode of `source` that is acceptable; leave it in `folder`.
 
     The same source, tools and terms give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError where
-    another try may succeed, except for the third MediaTimeout; anything else is a Refusal with its reason.
+    another try may succeed, except for the third while it encodes; anything else is a Refusal with its reason.
     """
     encoder = ffmpeg.tools().encoder(terms.recipe.codec)
     mark = _mark(terms, encoder)
@@ -163,10 +163,14 @@ class _Encodes:
             draft = self._search()
         except NotAVideo as wrong:
             return Refusal("not_verified", str(wrong))
-        except MediaTimeout as slow:
-            if self._terms.timeouts + 1 < _MAX_TIMEOUTS:
+        except ToolMissing:
+            raise
+        except MediaError as error:
+            # guard transcode.killed: an encode that needs more memory than there is, is paid and lost every night
+            if self._terms.failures + 1 < _MAX_FAILURES:
                 raise
-            return Refusal("too_slow", f"{slow}, as in {self._terms.timeouts} earlier runs")
+            rule = "too_slow" if isinstance(error, MediaTimeout) else transcode.KILLED
+            return Refusal(rule, f"{error}, as in {self._terms.failures} earlier runs")
         if draft is not None:
             refusal = transcode.accept(self._media, draft.media, draft.quality, self._recipe, self._acceptance)
             return refusal or draft

@@ -28,6 +28,8 @@ NOT_IN_PLACE: Final = "not_in_place"  # the rule, and the mark of its refusals, 
 OWN_RESULT: Final = "own_result"  # the same for our own results that the catalogue does not know, for any recipe
 BUCKET_LOCK: Final = "locked"  # the rule of those that a bucket lock keeps as they are
 PAYBACK: Final = "payback"  # the rule of refusals because an encode would cost more than it saves
+KILLED: Final = "killed"  # of those whose tools were ended from outside, as where memory ran out, in several runs
+RETRIED_MONTHLY: Final = (PAYBACK, KILLED)  # later results may show that an encode pays, a machine may have more memory
 MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: the maximum of a single put or copy
 IN_PLACE_CODEC: Final = "h264"
 
@@ -174,7 +176,7 @@ def links_of_retired(grace: Grace) -> str:
 def mark_of_month(mark: str, at: datetime) -> str:
     """Return the mark of a refusal that is valid for the month of `at`; `mark` is its rule or its recipe's fingerprint.
 
-    After a month, a bucket lock by age may have ended, and later results may show that an encode pays.
+    After a month, a bucket lock by age may have ended, or one of `RETRIED_MONTHLY`.
     """
     return f"{mark}_{at:%Y-%m}"
 

@@ -152,10 +152,11 @@ def record_outcomes(session: Session, plan_id: str, outcomes: Sequence[Outcome])
             )
 
 
-def count_failures(session: Session, blob_id: int, error: str) -> int:
-    """Count the plans in which the blob failed with this class of error. Reads every verdict: call it rarely."""
-    failed = sa.and_(verdicts.c.outcome == "failed", verdicts.c.outcome_reason.startswith(f"{error}:", autoescape=True))
-    counted = sa.select(sa.func.count()).select_from(verdicts).where(verdicts.c.blob_id == blob_id, failed)
+def count_failures(session: Session, blob_id: int, errors: Sequence[str]) -> int:
+    """Count the plans in which the blob failed with these classes of errors. Reads every verdict: call it rarely."""
+    by_these = sa.or_(*(verdicts.c.outcome_reason.startswith(f"{error}:", autoescape=True) for error in errors))
+    failed = sa.and_(verdicts.c.blob_id == blob_id, verdicts.c.outcome == "failed", by_these)
+    counted = sa.select(sa.func.count()).select_from(verdicts).where(failed)
     return session.execute(counted).scalar_one()
 
 

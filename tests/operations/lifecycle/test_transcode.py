@@ -9,16 +9,24 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from inline_snapshot import snapshot
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.errors import IntegrityDoubt, LeaseLost, MediaTimeout, NotAVideo
+from reelkeeper.errors import IntegrityDoubt, LeaseLost, MediaError, MediaTimeout, NotAVideo
 from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
 from reelkeeper.operations.lifecycle.transcode import Permit
 from reelkeeper.operations.videos.intents import verify_stored
 from reelkeeper.rules.lifecycle.first_crf import kept_share, lesson
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, bits_per_pixel, fingerprint
+from reelkeeper.rules.lifecycle.transcode import (
+    RETRIED_MONTHLY,
+    Acceptance,
+    Recipe,
+    accept,
+    bits_per_pixel,
+    fingerprint,
+)
 from reelkeeper.rules.lifecycle.worth import (
     EXPECTED_PROBES,
     MOST_MICROUSD_TO_LEARN,
@@ -242,13 +250,32 @@ def test_a_time_limit_is_no_lasting_refusal(
     with pytest.raises(MediaTimeout):
         shrink(natural_clips["bunny"], tmp_path)
     with pytest.raises(MediaTimeout):
-        shrink(natural_clips["bunny"], tmp_path, timeouts=1)
-    outcome = shrink(natural_clips["bunny"], tmp_path, timeouts=2)
+        shrink(natural_clips["bunny"], tmp_path, failures=1)
+    outcome = shrink(natural_clips["bunny"], tmp_path, failures=2)
     assert isinstance(outcome, Refusal)
     assert (outcome.rule, outcome.permanent) == ("too_slow", True)
     assert re.sub(r"^\S+", "TOOL", outcome.reason) == snapshot(
         "TOOL ran longer than its limit of 0 s, as in 2 earlier runs"
     )
+
+
+@pytest.mark.long
+def test_an_encode_that_is_killed_in_a_third_run_is_left_for_the_month(
+    natural_clips: dict[str, Path], tmp_path: Path
+) -> None:
+    """As one that needs more memory than there is: each night's encode would be paid and lost."""
+
+    def kill() -> None:
+        for child in psutil.Process().children(recursive=True):
+            if child.name().startswith("ffmpeg"):
+                child.kill()
+
+    for failures in (0, 1):
+        with pytest.raises(MediaError):
+            shrink(natural_clips["bunny"], tmp_path, permit=Permit(check=kill), failures=failures)
+    outcome = shrink(natural_clips["bunny"], tmp_path, permit=Permit(check=kill), failures=2)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.rule, outcome.permanent, outcome.rule in RETRIED_MONTHLY) == ("killed", True, True)
 
 
 def test_an_object_stored_as_announced_passes(result: Transcode) -> None:
