@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.errors import Frozen, IntegrityDoubt
 from reelkeeper.store.core.engine import Clock
+from reelkeeper.store.core.former_ids import known_user, of_user
 from reelkeeper.store.tables import audit_events, deployment
 
 ERASED = "erase_events"  # events were erased: their numbers
@@ -141,10 +142,13 @@ def events(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> Iterator[Recorded]:
-    """Stream the events that match every filter given, newest first."""
-    filters = {"event": event, "run_id": run_id, "video_id": video_id, "user_id": user_id}
+    """Stream the events that match every filter given, newest first; a user's under each id that the user had."""
+    filters = {"event": event, "run_id": run_id, "video_id": video_id}
     query = sa.select(audit_events).order_by(audit_events.c.id.desc()).limit(limit)
     query = query.where(*(audit_events.c[name] == value for name, value in filters.items() if value is not None))
+    if user_id is not None:
+        known = known_user(session, user_id)
+        query = query.where(audit_events.c.user_id.in_({user_id, known, *of_user(session, known)}))
     if since is not None:
         query = query.where(audit_events.c.at >= since)
     return map(_recorded, _stream(session, query))

@@ -16,6 +16,7 @@ from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
 from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
 from reelkeeper.rules.policies import DEFAULTS
+from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.videos.videos import users_by_tier
 from tests.operations.books import make_user
@@ -155,6 +156,17 @@ def test_a_grant_that_is_repeated_after_its_user_was_renamed_grants_nothing_agai
             give(engine, user_id, 700, "order 1", by="front", reason="a gift")
     _, balance = give(engine, "ann", 500, "order 2", by="front", reason="a gift")
     assert balance.available_microusd == 1000
+
+
+def test_the_record_of_a_user_has_what_was_done_before_a_rename(engine: sa.Engine) -> None:
+    make_user(engine, "ann")
+    make_user(engine, "bob", 7)
+    give(engine, "ann", 500, "order 1", by="front", reason="a gift")
+    rename(engine, "ann", "anne", by="ops", apply=True)
+    with reading(engine) as session:
+        for user_id in ("ann", "anne"):
+            told = [record.event.event for record in events(session, user_id=user_id)]
+            assert told == ["rename", "credits_grant"]
 
 
 def test_a_refund_finds_its_user_by_the_hold(engine: sa.Engine) -> None:
