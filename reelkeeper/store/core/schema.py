@@ -37,13 +37,14 @@ _VERSION_0 = {
 }
 _MERGED = frozenset(f"{number:04}" for number in range(6, 36))  # steps on the way to 0.2.0, which 0036 has as one
 _LAST_WITH_ALL_STEPS = "07f135f3"  # the commit before they were merged
+_LOCK_TRIES = 10
 _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
 
 
 def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[str]:
     """Apply the missing revisions and list them, as "0001 The first tables."; insert a missing deployment row.
 
-    A SQLite file that holds a schema is first copied to `FILE.REVISION.TIME.backup` beside it, with writers shut out.
+    Writers wait. A SQLite file that holds a schema is first copied to `FILE.REVISION.TIME.backup` beside it.
     Raises SchemaError, with the store as it was, when a new database is not in UTF-8 or is another program's, the
     schema is newer than this code, or a revision loses or changes rows that it does not declare, breaks a reference or
     corrupts the file.
@@ -60,6 +61,8 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
             _copy_beside(connection, current)
         if not current:
             _require_utf8(connection)
+        if engine.dialect.name != "sqlite":
+            _hold_up_writers(connection)
         before = contents(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "heads")
@@ -128,7 +131,6 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
         if engine.dialect.name != "sqlite":
             with connection.begin():
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-                connection.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
                 yield connection
             return
         driver = connection.connection.cursor()
@@ -139,6 +141,24 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
         finally:
             driver.execute("PRAGMA foreign_keys=ON")
             driver.close()
+
+
+def _hold_up_writers(connection: sa.Connection) -> None:
+    """Let others only read until the transaction ends, as its rows are summed before and after."""
+    preparer = connection.dialect.identifier_preparer
+    names = ", ".join(map(preparer.quote, sorted(sa.inspect(connection).get_table_names())))
+    for left in reversed(range(_LOCK_TRIES)) if names else ():
+        try:
+            with connection.begin_nested():
+                # Less than PostgreSQL's deadlock_timeout, 1 s: of two that wait for each other, none is ended by it.
+                connection.execute(sa.text("SET LOCAL lock_timeout = '500ms'"))
+                # guard machines.writers: beside a service at work no migration succeeds, as its rows change meanwhile
+                connection.execute(sa.text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))  # our own tables, quoted
+                connection.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
+                return
+        except sa.exc.OperationalError:
+            if not left:
+                raise
 
 
 def _revisions(connection: sa.Connection) -> tuple[str, ...]:

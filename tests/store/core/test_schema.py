@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,33 @@ def test_a_migration_that_a_lock_holds_up_is_an_outage_that_says_so(
     assert isinstance(told, Unavailable)
     assert "pg_stat_activity" in str(told)
     require_current(postgresql_engine)
+
+
+def test_a_migration_beside_writers_keeps_them_waiting(postgresql_engine: sa.Engine, tmp_path: Path) -> None:
+    """Those of a service at work write each second, and its rows are summed before and after."""
+    fill(postgresql_engine)
+    (tmp_path / "slow.py").write_text(
+        BAD_REVISION.format(latest=LATEST, declared="", statements=["SELECT pg_sleep(1)"])
+    )
+    begun, over, written = threading.Event(), threading.Event(), list[str]()
+
+    def write() -> None:
+        while not over.is_set():
+            written.append(tier := f"tier {len(written)}")
+            with transaction(postgresql_engine, "test.write") as session:
+                session.execute(sa.update(users).where(users.c.id == "u7").values(tier=tier))
+            begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        try:
+            assert begun.wait(60)
+            upgrade(postgresql_engine, (VERSIONS, tmp_path))
+        finally:
+            over.set()
+        writer.result()
+    with reading(postgresql_engine) as session:
+        assert session.scalar(sa.select(users.c.tier).where(users.c.id == "u7")) == written[-1]
 
 
 def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engine: sa.Engine, tmp_path: Path) -> None:
