@@ -37,7 +37,7 @@ _VERSION_0 = {
 }
 _MERGED = frozenset(f"{number:04}" for number in range(6, 36))  # steps on the way to 0.2.0, which 0036 has as one
 _LAST_WITH_ALL_STEPS = "07f135f3"  # the commit before they were merged
-_LOCK_TRIES = 10
+_LOCK_TRIES, _LOCKED = 10, "55P03"  # the SQLSTATE lock_not_available
 _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
 
 
@@ -156,8 +156,8 @@ def _hold_up_writers(connection: sa.Connection) -> None:
                 connection.execute(sa.text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))  # our own tables, quoted
                 connection.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
                 return
-        except sa.exc.OperationalError:
-            if not left:
+        except sa.exc.OperationalError as error:
+            if not left or getattr(error.orig, "sqlstate", None) != _LOCKED:
                 raise
 
 
