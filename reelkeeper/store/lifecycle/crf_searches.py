@@ -85,7 +85,10 @@ def less_by_day(session: Session) -> list[LessByDay]:
         .where(of.outcome == "accepted")
         .group_by(*groups)
     )
-    return [LessByDay(*about, int(size_bytes), bool(is_ours)) for *about, size_bytes, is_ours in rows]
+    return [
+        LessByDay(model, pixels, day, went, int(size_bytes), bool(is_ours))
+        for model, pixels, day, went, size_bytes, is_ours in rows
+    ]
 
 
 def totals(session: Session, *, encoder: str | None = None, run_id: str | None = None) -> SearchTotals:

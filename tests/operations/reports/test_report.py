@@ -301,7 +301,8 @@ def test_a_compression_saves_once_the_grace_of_its_original_is_over_also_at_the_
     at = NOW - timedelta(days=10)
     with transaction(engine, "test") as session:
         session.execute(sa.insert(users).values(id="ann", tier="free"))
-        session.execute(sa.insert(videos).values(id="v", user_id="ann", state="live", created_at=at - timedelta(days=9)))
+        made = {"id": "v", "user_id": "ann", "state": "live", "created_at": at - timedelta(days=9)}
+        session.execute(sa.insert(videos).values(made))
         kept = {"video_id": "v", "size_bytes": 60 * GB, "stored_at": at, "is_ours": True}
         original = kept | {"key": "v.mp4", "state": "retired", "is_ours": is_ours, "generation": 1}
         session.execute(sa.insert(blobs), [original, kept | {"key": "v2", "state": "live", "generation": 2}])
