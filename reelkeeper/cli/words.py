@@ -2,7 +2,7 @@
 
 import getpass
 import re
-from datetime import UTC, date, datetime
+from datetime import MAXYEAR, UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final
@@ -94,8 +94,8 @@ def month_of(text: str | None, at: datetime) -> date:
     month = begun.date().replace(day=1)
     if month > at.date():
         raise typer.BadParameter(f"{text} has not begun on {at:%Y-%m-%d}")
-    if month.year < _FIRST_YEAR:
-        raise typer.BadParameter(f"{month} is before anything was stored; write e.g. 2026-11")
+    if not _FIRST_YEAR <= month.year < MAXYEAR:  # of the last year's last month no day follows
+        raise typer.BadParameter(f"{month} is not of a year in which anything is stored; write e.g. 2026-11")
     return month
 
 

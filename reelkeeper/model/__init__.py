@@ -302,6 +302,7 @@ class LessByDay(NamedTuple):
     day: date
     went: date | None
     size_bytes: int
+    is_ours: bool = True  # the key of the original, which decides its grace
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,10 +332,7 @@ class KeptTogether(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """The objects that a purge, a takedown or an erasure is deleting, or was when it was killed.
-
-    No other run touches them before `until`.
-    """
+    """What a purge, takedown or erasure deletes, or did when it was killed: no other run touches it before `until`."""
 
     run_id: str
     objects: int

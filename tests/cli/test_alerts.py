@@ -100,6 +100,20 @@ def test_a_rule_that_does_not_exist_is_not_silenced(reelkeeper: Run, ask: Ask) -
     assert ask("alerts", "list")["snoozes"] == []
 
 
+def test_a_snooze_names_the_scopes_that_it_silences_and_says_where_there_is_none(
+    reelkeeper: Run, ask: Ask, store: sa.Engine
+) -> None:
+    found = [Finding("silent_flow", f"flow:{flow}", Severity.CRITICAL, "Silent", "") for flow in ("a", "b")]
+    observe(store, found, rules=["silent_flow"], run_id="run")
+    words = ("alerts", "snooze", "silent_flow", "--for", "8h", "--reason", "r")
+    assert ask(*words)["scopes"] == ["flow:a", "flow:b"]
+    assert ask(*words, "--scope", "flow:b")["scopes"] == ["flow:b"]
+    assert ask(*words, "--scope", "b")["scopes"] == []
+    known, unknown = (reelkeeper(*words, "--scope", scope).stdout for scope in ("flow:b", "b"))
+    assert "flow:a" not in known
+    assert "flow:a" in unknown
+
+
 def test_waiting_messages_are_listed(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
     assert as_read(reelkeeper("alerts", "messages").stdout) == snapshot("No message waits.")
     post(store, "A note")

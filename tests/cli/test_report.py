@@ -20,7 +20,14 @@ def test_the_command_writes_a_page_of_the_current_month(reelkeeper: Run, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "words", [("--month", "2026-13"), ("--month", "2026-12"), ("--month", "0001-01"), ("--as-of", "0001-01-05")]
+    "words",
+    [
+        ("--month", "2026-13"),
+        ("--month", "2026-12"),
+        ("--month", "0001-01"),
+        ("--as-of", "0001-01-05"),
+        ("--as-of", "9999-12-31"),
+    ],
 )
 def test_an_invalid_month_ends_with_2(reelkeeper: Run, tmp_path: Path, words: tuple[str, str]) -> None:
     reelkeeper("report", "-o", tmp_path / "page.html", "--as-of", "2026-11-24", *words, exit_code=2)

@@ -297,6 +297,8 @@ def test_a_simulation_starts_with_every_live_video_also_those_of_today(
     assert found["unknown_views"] == 20  # of those of today no day is missing
     assert found["courses"][1]["due_at_once"] == [0, 20]
     assert set(found["courses"][1]["exceeds"]) == {"max_percent", "max_percent_in_24h"}
+    later = ask("simulate", "lifecycle", "--months", 0, "--no-uploads", "--infrequent-after", 30)["courses"]
+    assert [course["exceeds"] for course in later] == [{}, *[found["courses"][1]["exceeds"]] * 2]
     assert re.findall(r"max_\w+: (\d+)", said) == ["20", "20"]
     assert "-0.00" not in said
     yesterday = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"

@@ -266,12 +266,12 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
     "live bytes by day and tier": (
         {"holds": {"released_at": AT}},
         lambda session: sorted(backlog.live_by_day_and_tier(session, AT), key=repr),
-        [(OF_ANN.date(), "tier of ann", 7), (OF_BOB.date(), "tier of bob", 7)],
+        [(OF_ANN.date(), "tier of ann", False, 7), (OF_BOB.date(), "tier of bob", False, 7)],
     ),
     "what was uploaded since a day": (
         {},
         lambda session: backlog.uploaded_by_tier(session, date(2026, 1, 4)),
-        {"tier of bob": 7},
+        {("tier of bob", False): 7},
     ),
     "open alerts, the latest first": (
         {},

@@ -71,8 +71,12 @@ def snooze(
     seconds = _seconds(duration)
     with store() as engine:
         snooze_id = alerts.snooze(engine, rule, scope=scope, seconds=seconds, author=who(), reason=reason)
+        scopes = alerts.open_scopes(engine, rule)
+    quiet = [one for one in scopes if scope in (None, one)]
     text = f"{rule} is silenced for {duration}. To end it sooner: reelkeeper alerts unsnooze {snooze_id}"
-    respond(text, {"snooze": snooze_id}, as_json=as_json)
+    if scope and not quiet:
+        text += f"\nNo alert of {rule} fires for {scope} now. It fires for: {', '.join(scopes) or 'none'}."
+    respond(text, {"snooze": snooze_id, "scopes": quiet}, as_json=as_json)
 
 
 @group.command()

@@ -124,7 +124,7 @@ def _play(
     uploads: bool,
     service_keys: bool,
 ) -> "tuple[Outcome, dict[str, Policies]]":
-    """Simulate the policies; also return them by name."""
+    """Simulate the policies; also return them by the name of their course."""
     from reelkeeper.operations import now, reading
     from reelkeeper.operations.core.policies import at as at_version
     from reelkeeper.operations.core.policies import in_force
@@ -154,7 +154,8 @@ def _play(
             history.unexplained_bytes(session),
         )
         outcome = simulate(trials, _batches(session, span), span, record, uploads=uploads)
-    return outcome, named
+    of_each = (tried for tried in named.values() for _ in variants)  # as courses are: keeping everything is before them
+    return outcome, {course.policy: tried for course, tried in zip(outcome.courses[1:], of_each, strict=True)}
 
 
 def _trial(

@@ -176,6 +176,12 @@ def snooze(engine: Engine, rule: str, *, scope: str | None, seconds: float, auth
         return alerts.add_snooze(session, values | {"until": at + timedelta(seconds=seconds)})
 
 
+def open_scopes(engine: Engine, rule: str) -> list[str]:
+    """List the scopes of a rule whose alerts are open, which a snooze of it silences."""
+    with reading(engine) as session:
+        return sorted({row.scope for row in alerts.related(session, {rule}, ())})
+
+
 def end_snooze(engine: Engine, snooze_id: str) -> None:
     """End a snooze before its time. Raises NotFound if none of this id is in force."""
     with transaction(engine, "alerts.unsnooze") as session:

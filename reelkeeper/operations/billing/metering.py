@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import SchemaError, TokenRefused, UsageUnknown
-from reelkeeper.model.money import NANO_IN_MICRO, Metric, UsageSource, end_of_month, next_month
+from reelkeeper.model.money import NANO_IN_MICRO, Metric, UsageSource, each_day, end_of_month, next_month
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
 from reelkeeper.rules.billing.allocation import (
@@ -37,7 +37,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.forecast.sampling import note_moved, note_stored
 
-_R2 = "r2-"
+_R2, _CLOUDFLARE = "r2-", UsageSource.CLOUDFLARE
 _log = logging.getLogger(__name__)
 
 CHANGES_FOR = timedelta(days=2)  # how long after a day its usage may still be corrected
@@ -250,15 +250,19 @@ def _changes(
 
 
 def _first_to_ask(session: Session, day: date) -> date:
-    """Find the first day to ask Cloudflare for: one without an answer, or one that was not over when it answered."""
+    """Find the first day to ask Cloudflare for: one without an answer, or one that was not over when it answered.
+
+    A day on which we operated and it knows of no operation has no answer either: they may come later than its bytes.
+    """
     oldest = day - (KEPT_DAYS - 1) * _ONE_DAY
-    source = UsageSource.CLOUDFLARE
-    known = {
-        item.day
-        for item in usage.days(session, oldest, day, metrics=[Metric.STORED_BYTES], source=source, of_users=False)
-    }
-    missing = usage.missing_days(session, Metric.STORED_BYTES, oldest, day, source)
-    return max(oldest, min([*missing, max(known, default=oldest) - CHANGES_FOR]))
+    found = usage.days(session, oldest, day, metrics=[Metric.STORED_BYTES, Metric.OPERATIONS], of_users=False)
+    known = {(item.day, item.metric, item.source) for item in found}
+    theirs = {each for each, metric, source in known if (metric, source) == (Metric.STORED_BYTES, _CLOUDFLARE)}
+    ours = {each for each, metric, source in known if (metric, source) == (Metric.OPERATIONS, UsageSource.STORE)}
+    missing = {each for each in each_day(oldest, day) if each not in theirs}
+    # guard charges.late_operations: what others did in the bucket on a day is missing from the bill for ever
+    missing |= {each for each in ours if (each, Metric.OPERATIONS, _CLOUDFLARE) not in known}
+    return max(oldest, min([*missing, max(theirs, default=oldest) - CHANGES_FOR]))
 
 
 class Reconciled(NamedTuple):

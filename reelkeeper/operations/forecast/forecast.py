@@ -25,7 +25,7 @@ from reelkeeper.rules.forecast import lines
 from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, expected_peaks, look, predict, rows
 from reelkeeper.rules.forecast.lines import UsageLine
 from reelkeeper.rules.forecast.month import outlook
-from reelkeeper.rules.forecast.storage import Cohort, Stock, known_expiries, shares_by_life
+from reelkeeper.rules.forecast.storage import Cohort, Kind, Stock, known_expiries, shares_by_life
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals, usage
@@ -83,18 +83,18 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     today = as_of.date()
     with reading(engine) as session:
         used = list(usage.days(session, today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY, of_users=False))
-        cohorts, uploaded, retention = _kept(session, as_of, policies)
+        cohorts, uploaded, kept_days = _kept(session, as_of, policies)
         purging = backlog.purging_by_day(session)
         is_trial = deployment.trial(session) is not None
         of_providers = job_totals.by_day(session, ("provider",), today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY)
-    series, policy = _by_line(used), policies.lifecycle
+    series = _by_line(used)
     peaks = series.get((Metric.STORED_BYTES, ""), {})
     stock = Stock(
         round(peaks[max(peaks)]) if peaks else sum(cohort.size_bytes for cohort in cohorts) + sum(purging.values())
     )
     if not is_trial:
-        going = known_expiries(cohorts, purging, retention, policy.grace_days)
-        stock = Stock(stock.alive_bytes, going, shares_by_life(uploaded, retention, policy.grace_days))
+        going = known_expiries(cohorts, purging, kept_days)
+        stock = Stock(stock.alive_bytes, going, shares_by_life(uploaded, kept_days))
     cold = series.get((Metric.STORED_BYTES, _COLD), {})
     moved = series.get((Metric.UPLOADED_BYTES, ""))
     stored = Stored(
@@ -108,28 +108,32 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
 
 def _kept(
     session: Session, as_of: datetime, policies: Policies
-) -> tuple[list[Cohort], dict[str | None, int], dict[str, int | None]]:
-    """Read the stored and the uploaded bytes, and the retention in days, by tier, or by segment and tier."""
+) -> tuple[list[Cohort], dict[Kind, int], dict[Kind, int | None]]:
+    """Read the stored and the uploaded bytes, and the days of retention and grace, by tier or segment and tier."""
     since = as_of.date() - _TIERS_OVER_DAYS * _ONE_DAY
-    policy = policies.lifecycle
+    policy, grace = policies.lifecycle, policies.lifecycle.grace
     names = (*(segment.name for segment in policy.segments), None)
-    retention = {
-        _of_segment(name, tier): days
+    kept_days: dict[Kind, int | None] = {
+        (_of_segment(name, tier), is_ours): None if days is None else days + after
         for name in names
         for tier, days in policy.tiers_within(name, policies.tiers).retention_days().items()
+        for is_ours, after in ((True, grace.days), (False, grace.service_days))
     }
     if not policy.segments:
-        cohorts = [Cohort(*row) for row in backlog.live_by_day_and_tier(session, as_of)]
-        return cohorts, backlog.uploaded_by_tier(session, since), retention
+        live = backlog.live_by_day_and_tier(session, as_of)
+        cohorts = [Cohort(day, (tier, is_ours), size_bytes) for day, tier, is_ours, size_bytes in live]
+        return cohorts, backlog.uploaded_by_tier(session, since), kept_days
 
-    stored, uploaded = Counter[tuple[date | None, str | None]](), Counter[str | None]()
+    stored, uploaded = Counter[tuple[date | None, Kind]](), Counter[Kind]()
     for video in live_videos(session, as_of):
         if not video.held:
             day = video.created_at.date() if video.created_at else None
-            stored[day, video.tier and _of_segment(policy.segment_of(video), video.tier)] += video.size_bytes
+            tier = video.tier and _of_segment(policy.segment_of(video), video.tier)
+            stored[day, (tier, video.is_ours)] += video.size_bytes
     for made in backlog.uploaded(session, since):
-        uploaded[made.tier and _of_segment(policy.segment_of(made), made.tier)] += made.size_bytes
-    return [Cohort(day, tier, size_bytes) for (day, tier), size_bytes in stored.items()], dict(uploaded), retention
+        tier = made.tier and _of_segment(policy.segment_of(made), made.tier)
+        uploaded[tier, made.is_ours] += made.size_bytes
+    return [Cohort(day, kind, size_bytes) for (day, kind), size_bytes in stored.items()], dict(uploaded), kept_days
 
 
 def _of_segment(segment: str | None, tier: str) -> str:

@@ -149,7 +149,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
             smaller=savings.smaller_by_model(
                 crf_searches.by_model(session),
                 crf_searches.less_by_day(session),
-                grace_days=policies.lifecycle.grace_days,
+                grace=policies.lifecycle.grace,
                 until=until.date(),
             ),
             machines=crf_searches.by_machine(session, first, until),

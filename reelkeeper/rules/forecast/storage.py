@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from reelkeeper.rules.forecast.series import Values
+
+# The tier, of one segment where the lifecycle has segments: "drafts/free"; and whether the key is ours.
+Kind: TypeAlias = tuple[str | None, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +49,35 @@ def daily_peaks(stock: Stock, first: date, uploads: Sequence[float] | Values) ->
 
 
 class Cohort(NamedTuple):
-    """Live bytes of one tier, of videos created on one day. A day of None is unknown, and these bytes are kept.
-
-    Where the lifecycle has segments, a tier is that of one segment: "drafts/free".
-    """
+    """Live bytes of one kind, of videos created on one day. A day of None is unknown, and these bytes are kept."""
 
     created: date | None
-    tier: str | None
+    kind: Kind
     size_bytes: int
 
 
 def known_expiries(
-    cohorts: Iterable[Cohort], purging: Mapping[date, int], retention_days: Mapping[str, int | None], grace_days: int
+    cohorts: Iterable[Cohort], purging: Mapping[date, int], kept_days: Mapping[Kind, int | None]
 ) -> dict[date, int]:
     """Return the live bytes deleted on each day: retired the day after their retention, then purged.
 
-    `purging` are those already retired. Cold videos may be deleted earlier; that is not known, and not counted.
+    `kept_days` are the retention and the grace. `purging` are those already retired. Cold videos may be deleted
+    earlier; that is not known, and not counted.
     """
     leaving = dict(purging)
-    for created, tier, size_bytes in cohorts:
-        kept = retention_days.get(tier or "")
+    for created, kind, size_bytes in cohorts:
+        kept = kept_days.get(kind)
         if created is not None and kept is not None:
-            day = created + timedelta(days=kept + 1 + grace_days)
+            day = created + timedelta(days=kept + 1)
             leaving[day] = leaving.get(day, 0) + size_bytes
     return leaving
 
 
-def shares_by_life(
-    uploaded: Mapping[str | None, int], retention_days: Mapping[str, int | None], grace_days: int
-) -> dict[int, float]:
-    """Return the share of uploads deleted after a number of days, if tiers continue to upload as before."""
+def shares_by_life(uploaded: Mapping[Kind, int], kept_days: Mapping[Kind, int | None]) -> dict[int, float]:
+    """Return the share of uploads deleted after a number of days, if each kind continues to come as before."""
     total_bytes, shares = sum(uploaded.values()), dict[int, float]()
-    for tier, size_bytes in uploaded.items():
-        kept = retention_days.get(tier or "")
+    for kind, size_bytes in uploaded.items():
+        kept = kept_days.get(kind)
         if kept is not None and total_bytes:
-            life = kept + 1 + grace_days
-            shares[life] = shares.get(life, 0.0) + size_bytes / total_bytes
+            shares[kept + 1] = shares.get(kept + 1, 0.0) + size_bytes / total_bytes
     return shares

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
+from reelkeeper.model import Action, Grace, LessByDay, SearchTotals, Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import MICRO, NANO, Freed, Saved
 from reelkeeper.rules.billing.cheaper import Cheaper, Repeat, Spent
@@ -96,7 +96,7 @@ class SmallerBy(NamedTuple):
 
 
 def smaller_by_model(
-    totals: Iterable[tuple[str | None, int, SearchTotals]], less: Iterable[LessByDay], *, grace_days: int, until: date
+    totals: Iterable[tuple[str | None, int, SearchTotals]], less: Iterable[LessByDay], *, grace: Grace, until: date
 ) -> list[SmallerBy]:
     """Sum costs and savings by model and frame size, the most CPU first.
 
@@ -104,7 +104,8 @@ def smaller_by_model(
     """
     saved: defaultdict[tuple[str | None, str], float] = defaultdict(float)
     for item in less:
-        days = ((min(item.went, until) if item.went else until) - item.day).days - grace_days
+        days = ((min(item.went, until) if item.went else until) - item.day).days
+        days -= grace.days if item.is_ours else grace.service_days
         saved[item.model, frame_class(item.pixels)] += item.size_bytes * max(days, 0) * USD_PER_BYTE_DAY * MICRO
     sums: defaultdict[tuple[str | None, str], SearchTotals] = defaultdict(SearchTotals)
     for model, pixels, some in totals:

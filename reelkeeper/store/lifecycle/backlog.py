@@ -62,16 +62,16 @@ def left_of_last_plan(session: Session, flow: str, action: str, under: str) -> B
     return Backlog(flow, plan.id, plan.as_of, action, int(count), int(size), left, is_refused)
 
 
-def live_by_day_and_tier(session: Session, at: datetime) -> list[tuple[date | None, str | None, int]]:
-    """Sum live bytes by their video's first day and their owner's tier. Held videos are left out, as they stay."""
+def live_by_day_and_tier(session: Session, at: datetime) -> list[tuple[date | None, str | None, bool, int]]:
+    """Sum live bytes by their video's first day, their owner's tier, and whether their key is ours; held ones stay."""
     day = sa.func.date(videos.c.created_at, type_=sa.Date())
     rows = session.execute(
-        sa.select(day, users.c.tier, sa.func.sum(blobs.c.size_bytes))
+        sa.select(day, users.c.tier, blobs.c.is_ours, sa.func.sum(blobs.c.size_bytes))
         .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id).join(users, users.c.id == videos.c.user_id))
         .where(videos.c.state == VideoState.LIVE, ~held(videos.c.id, videos.c.user_id, at))
-        .group_by(day, users.c.tier)
+        .group_by(day, users.c.tier, blobs.c.is_ours)
     )
-    return [(row[0], row[1], int(row[2])) for row in rows]
+    return [(day, tier, is_ours, int(size_bytes)) for day, tier, is_ours, size_bytes in rows]
 
 
 def purging_by_day(session: Session) -> dict[date, int]:
@@ -85,15 +85,15 @@ def purging_by_day(session: Session) -> dict[date, int]:
     return {row[0]: int(row[1]) for row in rows}
 
 
-def uploaded_by_tier(session: Session, since: date) -> dict[str | None, int]:
-    """Sum the bytes of videos made since a day, by their owner's tier."""
+def uploaded_by_tier(session: Session, since: date) -> dict[tuple[str | None, bool], int]:
+    """Sum the bytes of videos made since a day, by their owner's tier and whether their key is ours."""
     rows = session.execute(
-        sa.select(users.c.tier, sa.func.sum(blobs.c.size_bytes))
+        sa.select(users.c.tier, blobs.c.is_ours, sa.func.sum(blobs.c.size_bytes))
         .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id).join(users, users.c.id == videos.c.user_id))
         .where(videos.c.created_at >= datetime.combine(since, time(), UTC))
-        .group_by(users.c.tier)
+        .group_by(users.c.tier, blobs.c.is_ours)
     )
-    return {row[0]: int(row[1]) for row in rows}
+    return {(tier, is_ours): int(size_bytes) for tier, is_ours, size_bytes in rows}
 
 
 class Uploaded(NamedTuple):
@@ -104,12 +104,13 @@ class Uploaded(NamedTuple):
     tag: str | None
     key: str | None
     size_bytes: int
+    is_ours: bool
 
 
 def uploaded(session: Session, since: date) -> Iterator[Uploaded]:
     """Stream the videos made since a day, in flat memory."""
     rows = session.execute(
-        sa.select(users.c.tier, videos.c.model, videos.c.tag, blobs.c.key, blobs.c.size_bytes)
+        sa.select(users.c.tier, videos.c.model, videos.c.tag, blobs.c.key, blobs.c.size_bytes, blobs.c.is_ours)
         .select_from(videos.join(blobs, blobs.c.id == videos.c.blob_id).join(users, users.c.id == videos.c.user_id))
         .where(videos.c.created_at >= datetime.combine(since, time(), UTC)),
         execution_options={"yield_per": _AT_ONCE},

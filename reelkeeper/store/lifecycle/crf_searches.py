@@ -67,7 +67,7 @@ def less_by_day(session: Session) -> list[LessByDay]:
 
     It ends when the video is deleted, or the service overwrites it, or the compression is undone.
     """
-    of = crf_searches.c
+    of, every = crf_searches.c, blobs.alias()
     ended_at = sa.case(
         (videos.c.created_at > of.at, videos.c.created_at),  # that of the bytes that overwrote it
         # guard savings.undone: bytes that are stored as before a compression count as saved until the video is deleted
@@ -75,15 +75,20 @@ def less_by_day(session: Session) -> list[LessByDay]:
         else_=videos.c.retired_at,
     )
     began, ended = sa.func.date(of.at, type_=sa.Date()), sa.func.date(ended_at, type_=sa.Date())
-    groups = (of.model, of.pixels, began, ended)
+    # guard savings.service_grace: bytes count as saved for the days in which the service's original is still stored
+    is_ours = ~sa.exists().where(every.c.video_id == of.video_id, ~every.c.is_ours)
+    groups = (of.model, of.pixels, began, ended, is_ours)
     rows = session.execute(
-        sa.select(*groups, sa.func.sum(of.source_bytes - of.kept_bytes))
+        sa.select(*groups[:-1], sa.func.sum(of.source_bytes - of.kept_bytes), is_ours)
         .select_from(crf_searches.outerjoin(videos, videos.c.id == of.video_id))
         .outerjoin(blobs, blobs.c.id == videos.c.blob_id)
         .where(of.outcome == "accepted")
         .group_by(*groups)
     )
-    return [LessByDay(model, pixels, day, went, int(size_bytes)) for model, pixels, day, went, size_bytes in rows]
+    return [
+        LessByDay(model, pixels, day, went, int(size_bytes), bool(is_ours))
+        for model, pixels, day, went, size_bytes, is_ours in rows
+    ]
 
 
 def totals(session: Session, *, encoder: str | None = None, run_id: str | None = None) -> SearchTotals:

@@ -175,6 +175,22 @@ def test_a_day_that_was_not_over_when_cloudflare_answered_is_asked_for_again(
     assert not [span for span in asked if str(today() - 5 * ONE_DAY) in span]
 
 
+def test_operations_that_cloudflare_has_later_than_the_bytes_of_their_day_are_asked_for_again(
+    store: sa.Engine, client: Client, cloudflare: CloudflareDouble
+) -> None:
+    every = [datetime.combine(today() - n * ONE_DAY, time(0, 1), UTC) for n in range(31)]
+    late = today() - 5 * ONE_DAY
+    cloudflare.stored = [Stored(at, 500) for at in every]
+    note(store, Used(late, Metric.OPERATIONS, 3, "ListObjects"))
+    collect(store, client, now())
+    cloudflare.operations = [Operation(every[5], "PutObject", requests=9)]
+    collect(store, client, now())
+    assert used(store, Metric.OPERATIONS, late, late) == {"ListObjects": 3, "PutObject": 9}
+    cloudflare.asked.clear()
+    collect(store, client, now())
+    assert not [body for _, _, body in cloudflare.asked if str(late) in str(body["variables"]["filter"])]
+
+
 def test_if_cloudflare_refuses_our_own_count_is_used_and_the_reason_reported(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:

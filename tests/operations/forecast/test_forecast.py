@@ -138,6 +138,18 @@ def test_expiring_bytes_leave_the_forecast_and_held_or_unknown_ones_stay(store: 
     assert leaves not in gather(store, NOW, for_ever).stored.stock.expiries
 
 
+def test_bytes_at_the_services_keys_stay_in_the_forecast_for_their_longer_grace(store: sa.Engine) -> None:
+    drafts = {"name": "drafts", "tags": ["draft"], "retention_days": 25}
+    segments = DEFAULTS.overridden(lifecycle=LifecyclePolicy.model_validate({"segments": [drafts]}))
+    with transaction(store, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.key == "k1").values(is_ours=False))
+    ours, theirs = (ago(20) + timedelta(days=30 + 1 + days) for days in DEFAULTS.lifecycle.grace)
+    for policies in (DEFAULTS, segments):
+        stock = gather(store, NOW, policies).stored.stock
+        assert (stock.expiries[ours], stock.expiries[theirs]) == (1 * GB, 2 * GB)
+        assert stock.kept == {38: pytest.approx(1 / 6), 45: pytest.approx(2 / 6)}
+
+
 def test_nothing_leaves_the_forecast_of_a_trial_which_deletes_nothing(store: sa.Engine) -> None:
     live = gather(store, NOW, DEFAULTS).stored.stock
     with transaction(store, "test") as session:

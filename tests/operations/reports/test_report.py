@@ -28,7 +28,7 @@ from reelkeeper.rules.spend.limits import RULE as LIMIT
 from reelkeeper.store.billing import charges, job_totals
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.lifecycle import crf_searches
-from reelkeeper.store.tables import alerts, forecasts
+from reelkeeper.store.tables import alerts, blobs, forecasts, users, videos
 from reelkeeper.store.tables import crf_searches as searches_table
 from tests.operations import months
 from tests.operations.months import GB, MONTH, NOW
@@ -292,6 +292,25 @@ def test_the_cost_and_savings_of_compression_are_shown_by_model(engine: sa.Engin
     assert str(fox[0]).startswith("fox\nto ")
     assert list(fox[1:]) == ["1 of 1", "30%", "700.0 kB", "1.00 h", "$0.02", "$0.00", "-$0.02", "$0.03"]
     assert str(unknown[0]).startswith("model unknown\n")
+
+
+@pytest.mark.parametrize(("is_ours", "days"), [(True, 3), (False, 0)])
+def test_a_compression_saves_once_the_grace_of_its_original_is_over_also_at_the_services_keys(
+    engine: sa.Engine, is_ours: bool, days: int
+) -> None:
+    at = NOW - timedelta(days=10)
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="free"))
+        made = {"id": "v", "user_id": "ann", "state": "live", "created_at": at - timedelta(days=9)}
+        session.execute(sa.insert(videos).values(made))
+        kept = {"video_id": "v", "size_bytes": 60 * GB, "stored_at": at, "is_ours": True}
+        original = kept | {"key": "v.mp4", "state": "retired", "is_ours": is_ours, "generation": 1}
+        session.execute(sa.insert(blobs), [original, kept | {"key": "v2", "state": "live", "generation": 2}])
+        search = replace(SEARCH, source_bytes=90 * GB, kept_bytes=60 * GB)
+        crf_searches.add(session, search, video_id="v", run_id="r", model="fox")
+        session.execute(sa.update(searches_table).values(at=at))
+    (fox,) = gather(engine, MONTH, NOW).smaller
+    assert fox.saved_microusd == days * 15_000  # 30 GB for a day
 
 
 def test_the_page_has_the_compression_tables_once_there_are_figures(report: MonthReport) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
-from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
+from reelkeeper.model import Action, Grace, LessByDay, SearchTotals, Verdict, Video
 from reelkeeper.model.alerts import Severity
 from reelkeeper.rules.billing.cheaper import Cheaper, Repeat, Spent
 from reelkeeper.rules.billing.pricing import StandardUsage, Usage
@@ -176,7 +176,7 @@ def test_compression_is_summed_by_model_and_frame_size_and_saves_once_the_origin
         LessByDay("fox", hd, day - timedelta(days=3), None, 10**12),  # its original is still stored
         LessByDay("fox", hd, day - timedelta(days=9), day - timedelta(days=8), 10**12),  # it went before that
     ]
-    found = smaller_by_model(totals, less, grace_days=7, until=day)
+    found = smaller_by_model(totals, less, grace=Grace(), until=day)
     assert [(item.model, item.frame) for item in found] == [
         ("fox", "to 720p"),
         ("fox", "to 480p"),
