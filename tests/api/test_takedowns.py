@@ -2,10 +2,14 @@
 
 from datetime import datetime
 
+import pytest
 from fastapi.testclient import TestClient
 from inline_snapshot import snapshot
 
+from reelkeeper.api.routes import takedowns
+from reelkeeper.settings import Settings
 from tests.api.answers import problem
+from tests.doubles.cloudflare import ACCOUNT, TOKEN, ZONE, CloudflareDouble
 from tests.faults.world import World
 from tests.marks import marked
 
@@ -43,6 +47,21 @@ def test_a_takedown_of_an_unknown_video_or_without_a_reason_is_refused(client: T
     problem(client.get("/v1/takedowns/v1"), 404)
     for wrong in ({"reason": ""}, {"reason": "a\x00b"}, {"video_id": " v"}, {"same_byte": True}, {"max_videos": -1}):
         problem(client.post("/v1/takedowns", json={"video_id": "v1", "reason": "r"} | wrong), 422)
-    many = {"video_id": "v1", "reason": "r", "same_bytes": True, "max_videos": 0}
-    assert "max_videos=0" in str(problem(client.post("/v1/takedowns", json=many), 422)["detail"])
+
+
+def test_a_takedown_whose_others_are_too_many_certifies_the_video_itself_and_tells_the_cdn(
+    client: TestClient, world: World, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = {"PUBLIC_URL": "https://videos.example.com", "CACHE_ZONE_ID": ZONE, "CACHE_PURGE_TOKEN": TOKEN}
+    for name, value in {"CLOUDFLARE_ACCOUNT_ID": ACCOUNT, "CLOUDFLARE_API_URL": cloudflare.url, **public}.items():
+        monkeypatch.setenv(f"REELKEEPER_{name}", value)
+    monkeypatch.setattr(takedowns, "settings", Settings)  # read anew
+    world.video("v1")
+    world.video("v2")
+    asked = {"video_id": "v1", "reason": "r", "same_bytes": True, "max_videos": 0}
+    done = client.post("/v1/takedowns", json=asked).json()
+    assert (done["video_ids"], done["left"], done["others_kept"]) == (["v1"], 0, 1)
+    assert cloudflare.forgotten == [[f"https://videos.example.com/{item['key']}" for item in done["objects"]]]
     assert client.get("/v1/videos/v2").status_code == 307
+    assert client.post("/v1/takedowns", json=asked | {"max_videos": 1}).json()["others_kept"] == 0
+    assert client.get("/v1/videos/v2").status_code == 404

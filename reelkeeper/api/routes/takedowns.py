@@ -40,7 +40,7 @@ class NewTakedown(BaseModel):
         operation.MAX_VIDEOS,
         ge=0,
         le=1_000_000,
-        description="Maximum number of videos with the same bytes; with more, the request is refused",
+        description="Maximum number of other videos with the same bytes; with more, only `video_id` is taken down",
     )
 
 
@@ -82,6 +82,10 @@ class Certificate(BaseModel):
     vendors: list[AtVendor] = Field(description="What became of the copies of those who made the videos")
     files: list[str] = Field(description="Keys of the service's own files beside the videos, which stay: delete them")
     left: int = Field(description="Number of objects that are still stored; they are not served to anyone")
+    others_kept: int = Field(
+        description="Number of other videos with the same bytes that this request left as they are, because they are "
+        "more than `max_videos`; 0: none"
+    )
 
     @classmethod
     def of(cls, found: operation.Certificate) -> "Certificate":

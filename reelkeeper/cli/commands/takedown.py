@@ -9,7 +9,7 @@ import typer
 from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, respond, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, not_blank, who
-from reelkeeper.errors import GuardRefused, PartialFailure
+from reelkeeper.errors import PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
@@ -90,12 +90,13 @@ def _carry_out(
     from reelkeeper.operations.removals.takedown import ask_vendors
 
     engine, settings, left = opened.engine, configured(), list[str]()
-    try:
-        found = for_video(engine, video_id, None, lambda name, _: take(name))
-    # guard takedown.others_refused: a video is deleted, and the command says that nothing was changed
-    except GuardRefused as error:
-        found = _certified(engine, video_id)
-        left.append(str(error))
+    found = for_video(engine, video_id, None, lambda name, _: take(name))
+    # guard takedown.others_kept: others with the same bytes stay, and the command says done
+    if others := found.others_kept:
+        left.append(
+            f"video {found.video_id!r} is taken down; {others:,} other videos have the same bytes, more than allowed: "
+            f"they were not changed. To take down all: --max-videos {others}"
+        )
     # guard takedown.cdn: a video that was taken down is served from the CDN's cache, and the command says done
     if cache_purge.catch_up(engine, settings, "takedown") is None:
         left.append("Cloudflare's cache could not be purged, and may still serve what was deleted")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from reelkeeper.adapters.s3.keys import names_beside
-from reelkeeper.errors import DiskFull, GuardRefused, NotFound, StorageError
+from reelkeeper.errors import DiskFull, NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Grace
 from reelkeeper.operations.alerts.events import record
@@ -80,6 +80,7 @@ class Certificate(NamedTuple):
 
     `vendors`: what became of the copies of those who made the videos.
     `files`: the service's own beside the videos, such as thumbnails, which the last listing saw, and which stay.
+    `others_kept`: how many others have the same bytes, and stay, because they are more than this order allows.
     """
 
     video_id: str
@@ -91,6 +92,7 @@ class Certificate(NamedTuple):
     objects: tuple[Removed, ...]
     vendors: tuple[AtVendor, ...]
     files: tuple[str, ...]
+    others_kept: int = 0
 
     @property
     def left(self) -> tuple[Removed, ...]:
@@ -109,21 +111,21 @@ def take_down(
 ) -> Certificate:
     """Take a video down and, with `same_bytes`, all other videos that store the same bytes.
 
-    Safe to repeat, which deletes the rest. Raises StoreBehind before any change; NotFound for a video that is not in
-    the catalogue; GuardRefused, after the video itself is down, where more than `max_videos` others have its bytes.
+    Where more than `max_videos` others have its bytes, all of them stay, and the certificate counts them. Safe to
+    repeat, which deletes the rest. Raises StoreBehind before any change, and NotFound for a video that is not in the
+    catalogue.
     """
     # guard takedown.behind: a copy of the store takes down what the original has live
     epochs.require_current(workspace)
     kept = _take_down_all(workspace, [video_id], video_id, order, scratch)
+    others: Sequence[str] = ()
     if same_bytes:
         with reading(workspace.engine) as session:
             others = takedowns.videos_with_same_bytes(session, video_id)
-        if len(others) > max_videos:
-            raise GuardRefused(
-                f"video {video_id!r} is taken down; {len(others):,} other videos have the same bytes, more than "
-                f"max_videos={max_videos:,}: they were not changed. To take down all, repeat with {len(others)}"
-            )
-        kept |= _take_down_all(workspace, others, video_id, order, scratch)
+    # guard takedown.others: a takedown deletes more videos with the same bytes than its order allows
+    if len(others) > max_videos:
+        return certificate(workspace.engine, video_id, kept)._replace(others_kept=len(others))
+    kept |= _take_down_all(workspace, others, video_id, order, scratch)
     return certificate(workspace.engine, video_id, kept)
 
 
