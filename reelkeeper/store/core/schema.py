@@ -37,7 +37,7 @@ _VERSION_0 = {
 }
 _MERGED = frozenset(f"{number:04}" for number in range(6, 36))  # steps on the way to 0.2.0, which 0036 has as one
 _LAST_WITH_ALL_STEPS = "07f135f3"  # the commit before they were merged
-_LOCK_TRIES, _LOCKED = 10, "55P03"  # the SQLSTATE lock_not_available
+_LOCK_TRIES, _LOCKED = 3, "55P03"  # the SQLSTATE lock_not_available
 _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
 
 
@@ -144,21 +144,33 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def _hold_up_writers(connection: sa.Connection) -> None:
-    """Let others only read until the transaction ends, as its rows are summed before and after."""
-    preparer = connection.dialect.identifier_preparer
-    names = ", ".join(map(preparer.quote, sorted(sa.inspect(connection).get_table_names())))
+    """Let others only read until the transaction ends, as its rows are summed before and after.
+
+    Each table is waited for alone first: PostgreSQL ends an autovacuum that is waited for longer than its
+    deadlock_timeout, 1 s. With all of them nobody waits as long, so of two who wait for each other none is ended.
+    """
+    names = [connection.dialect.identifier_preparer.quote(name) for name in sa.inspect(connection).get_table_names()]
     for left in reversed(range(_LOCK_TRIES)) if names else ():
         try:
+            for name in names:
+                with connection.begin_nested() as alone:
+                    # guard machines.autovacuum: a migration gives up as long as a large table is vacuumed
+                    _lock(connection, name, "5s")
+                    alone.rollback()
             with connection.begin_nested():
-                # Less than PostgreSQL's deadlock_timeout, 1 s: of two that wait for each other, none is ended by it.
-                connection.execute(sa.text("SET LOCAL lock_timeout = '500ms'"))
                 # guard machines.writers: beside a service at work no migration succeeds, as its rows change meanwhile
-                connection.execute(sa.text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))  # our own tables, quoted
+                _lock(connection, ", ".join(names), "500ms")
                 connection.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
-                return
         except sa.exc.OperationalError as error:
             if not left or getattr(error.orig, "sqlstate", None) != _LOCKED:
                 raise
+        else:
+            return
+
+
+def _lock(connection: sa.Connection, tables: str, patience: str) -> None:
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = '{patience}'"))  # both are our own text
+    connection.execute(sa.text(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE"))  # quoted names of our tables
 
 
 def _revisions(connection: sa.Connection) -> tuple[str, ...]:

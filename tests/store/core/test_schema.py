@@ -3,7 +3,9 @@
 import ast
 import sqlite3
 import stat
+import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -23,7 +25,7 @@ from reelkeeper.store.core.failures import explained
 from reelkeeper.store.core.schema import VERSIONS, deployment, require_current, upgrade
 from reelkeeper.store.core.snapshots import verify_checksum
 from reelkeeper.store.tables import users, videos
-from tests.databases import create_database, drop_database
+from tests.databases import Server, create_database, drop_database
 from tests.marks import marked
 
 LATER = (VERSIONS, Path(__file__).parent / "later_versions")
@@ -362,6 +364,40 @@ def test_a_migration_beside_writers_keeps_them_waiting(postgresql_engine: sa.Eng
         writer.result()
     with reading(postgresql_engine) as session:
         assert session.scalar(sa.select(users.c.tier).where(users.c.id == "u7")) == written[-1]
+
+
+@pytest.mark.long("a server of its own, which looks each second what to vacuum")
+def test_a_migration_ends_an_autovacuum_that_is_in_its_way(tmp_path: Path) -> None:
+    """That of a large table takes minutes, and begins again by itself."""
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-vacuum-", ignore_cleanup_errors=True) as folder:
+        server = Server(Path(folder))
+        engine = open_engine(server.url())
+        try:
+            upgrade(engine)
+            fill(engine, 20_000)
+            slow = "autovacuum_vacuum_cost_delay=100, autovacuum_vacuum_cost_limit=1, autovacuum_vacuum_threshold=0"
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                for statement in (
+                    "ALTER SYSTEM SET autovacuum_naptime = '1s'",
+                    f"ALTER TABLE users SET ({slow}, autovacuum_vacuum_scale_factor=0)",
+                    "UPDATE users SET tier = 'pro'",
+                    "SELECT pg_reload_conf()",
+                ):
+                    connection.exec_driver_sql(statement)
+                deadline = time.monotonic() + 60
+                while _vacuumed(connection) != ["users"]:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            (tmp_path / "slow.py").write_text(BAD_REVISION.format(latest=LATEST, declared="", statements=[]))
+            assert upgrade(engine, (VERSIONS, tmp_path)) == ["bad "]
+        finally:
+            engine.dispose()
+            server.stop()
+
+
+def _vacuumed(connection: sa.Connection) -> list[str]:
+    query = "SELECT relid::regclass::text FROM pg_stat_progress_vacuum"
+    return list(connection.exec_driver_sql(query).scalars())
 
 
 def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engine: sa.Engine, tmp_path: Path) -> None:
