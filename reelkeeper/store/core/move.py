@@ -52,6 +52,8 @@ def move(source: sa.Engine, url: str, *, by: str, tell: Callable[[str, int], obj
             upgrade_at(url)
             with transaction(source, "move.mark") as old:
                 _shut_out_writers(old)
+                # guard move.frozen_since: the old store is thawed by whoever stopped it, and works beside the new one
+                _require_at_work(old)
                 _arrive(old, target, url)
                 for table in _TABLES:
                     with transaction(target, "move.table") as new:
@@ -81,13 +83,19 @@ def _is_moved(source: sa.Engine, to: str) -> bool:
         row = read_deployment(session)
         if row.frozen_by == MOVED and row.frozen_reason == f"moved to {to}":
             return True
-        # guard move.frozen: changes that were stopped for a reason go on in the new store
-        if row.frozen_at:
-            raise Frozen(f"changes are stopped by {row.frozen_by}: {row.frozen_reason}. Nothing was moved: thaw first")
-        # guard move.away: a copy of the store counts as the original once it was moved, and purges what that has held
-        if why := epochs.why_away(session):
-            raise StoreBehind(f"{why}. Nothing was moved: reelkeeper db adopt first")
+        _require_at_work(session)
     return False
+
+
+def _require_at_work(session: Session) -> None:
+    """Require a store whose changes are not stopped, and which is not a copy."""
+    row = read_deployment(session)
+    # guard move.frozen: changes that were stopped for a reason go on in the new store
+    if row.frozen_at:
+        raise Frozen(f"changes are stopped by {row.frozen_by}: {row.frozen_reason}. Nothing was moved: thaw first")
+    # guard move.away: a copy of the store counts as the original once it was moved, and purges what that has held
+    if why := epochs.why_away(session):
+        raise StoreBehind(f"{why}. Nothing was moved: reelkeeper db adopt first")
 
 
 def _require_unused(source: sa.Engine) -> None:

@@ -152,6 +152,22 @@ def test_changes_that_were_stopped_do_not_go_on_elsewhere(engine: sa.Engine, the
         assert deployment(session).frozen_reason == "an incident"
 
 
+def test_nor_do_those_that_are_stopped_while_the_move_begins(
+    engine: sa.Engine, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old store would be stopped by a person, who can let it go on beside the new one."""
+
+    def upgrade_meanwhile(url: str) -> list[str]:
+        freeze(engine, by="test", reason="an incident")
+        return upgrade_at(url)
+
+    monkeypatch.setattr(moving, "upgrade_at", upgrade_meanwhile)
+    with pytest.raises(Frozen):
+        bring(engine, there)
+    with reading(engine) as session:
+        assert deployment(session).frozen_reason == "an incident"
+
+
 def test_another_store_is_never_overwritten(engine: sa.Engine, there: str) -> None:
     other = open_engine(there)
     upgrade_at(there)
