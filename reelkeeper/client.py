@@ -251,10 +251,7 @@ class Client:
         self._json("DELETE", _path("webhooks", webhook_id))
 
     def take_down(self, video_id: str, reason: str, *, same_bytes: bool = False) -> Json:
-        """Take a video down: its bytes go at once. `left` counts what is still stored, and `objects` say why.
-
-        With `same_bytes`, `others_kept` counts other videos with these bytes that stay, since they are too many.
-        """
+        """Take a video down: `left` is still stored, `objects` say why, and `others_kept` have the same bytes."""
         wanted = {"video_id": video_id, "reason": reason, "same_bytes": same_bytes}
         return self._json("POST", "/v1/takedowns", wanted)
 
