@@ -251,7 +251,7 @@ class Client:
         self._json("DELETE", _path("webhooks", webhook_id))
 
     def take_down(self, video_id: str, reason: str, *, same_bytes: bool = False) -> Json:
-        """Take a video down: `left` is still stored, `objects` say why, and `others_kept` have the same bytes."""
+        """Take a video down. `left` counts what is still stored, `others_kept` videos of the same bytes that stay."""
         wanted = {"video_id": video_id, "reason": reason, "same_bytes": same_bytes}
         return self._json("POST", "/v1/takedowns", wanted)
 

@@ -302,7 +302,7 @@ class LessByDay(NamedTuple):
     day: date
     went: date | None
     size_bytes: int
-    is_ours: bool = True  # the key of the original, which decides its grace
+    is_ours: bool = True  # whether the key of the original is ours, which decides its grace
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,7 @@ class KeptTogether(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """What a purge, takedown or erasure deletes, or did when it was killed: no other run touches it before `until`."""
+    """The objects of a purge, takedown or erasure, running or killed; no other run touches them before `until`."""
 
     run_id: str
     objects: int

@@ -13,7 +13,6 @@ from reelkeeper.errors import PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
-    from reelkeeper.operations import Engine
     from reelkeeper.operations.core.workspace import Workspace
     from reelkeeper.operations.removals.at_vendors import AtVendor
     from reelkeeper.operations.removals.takedown import Certificate, Foreseen
@@ -45,7 +44,7 @@ def takedown(
     left = list[str]()
     if show:
         with store() as engine:
-            found = _certified(engine, video_id)
+            found = for_video(engine, video_id, None, lambda name, _: operation.certificate(engine, name))
     else:
         if not reason:
             raise typer.BadParameter("a takedown needs --reason")
@@ -104,13 +103,6 @@ def _carry_out(
     if found.left:
         left.append(f"still stored, but no longer served: {many(len(found.left), 'object')}")
     return found, left
-
-
-def _certified(engine: "Engine", video_id: str) -> "Certificate":
-    from reelkeeper.operations.core.either_id import for_video
-    from reelkeeper.operations.removals.takedown import certificate
-
-    return for_video(engine, video_id, None, lambda name, _: certificate(engine, name))
 
 
 def show_vendors(vendors: "Sequence[AtVendor]") -> None:

@@ -52,7 +52,7 @@ def move(source: sa.Engine, url: str, *, by: str, tell: Callable[[str, int], obj
             upgrade_at(url)
             with transaction(source, "move.mark") as old:
                 _shut_out_writers(old)
-                # guard move.frozen_since: the old store is thawed by whoever stopped it, and works beside the new one
+                # guard move.frozen_since: a store that is frozen as its move begins is thawed, beside the new one
                 _require_at_work(old)
                 _arrive(old, target, url)
                 for table in _TABLES:
