@@ -208,9 +208,11 @@ def count(session: Session, kind: Kind, cutoff: datetime) -> int:
 
 
 def delete(session: Session, kind: Kind, cutoff: datetime, limit: int) -> int:
-    """Delete at most `limit` rows of a kind that may be deleted; returns how many."""
+    """Delete at most `limit` rows of a kind that may be deleted and that nobody changes now; returns how many."""
     key = sa.tuple_(*kind.table.primary_key.columns)
     some = sa.select(*kind.table.primary_key.columns).where(kind.may_go(cutoff)).limit(limit)
+    # guard leases.taken_meanwhile: a row goes as its last state allowed, such as the lease that a run has just taken
+    some = some.with_for_update(of=kind.table, skip_locked=True)
     gone = sa.delete(kind.table).where(key.in_(some))
     if kind.table is not jobs:
         return changed(session, gone)

@@ -1,6 +1,7 @@
 """Pruning of records: old rows without references are deleted; new, open and permanent ones stay."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -149,6 +150,18 @@ def test_a_lease_of_a_video_goes_when_nothing_has_worked_on_it_for_days(engine: 
         (again,) = manager.take(["video/over"])
         with reading(engine) as session:
             assert not current(session, Lease("video/over", "w", again.token))
+
+
+def test_a_lease_that_a_run_takes_meanwhile_stays(postgresql_engine: sa.Engine) -> None:
+    old = clean(postgresql_engine) - timedelta(days=91)
+    put(postgresql_engine, leases, [{"name": "video/v", "holder": "w", "token": 3, "expires_at": old}])
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(postgresql_engine, "test") as taker:
+            taker.execute(sa.update(leases).where(leases.c.name == "video/v").values(expires_at=now(taker), token=4))
+            pruned = pool.submit(run, postgresql_engine)
+            wait([pruned], timeout=2)  # it must not wait for the taker
+        assert pruned.result() == {}
+    assert "video/v" in ids(postgresql_engine, leases)
 
 
 def test_every_table_is_forgotten_by_a_rule_or_kept_for_good() -> None:
