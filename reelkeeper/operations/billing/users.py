@@ -25,6 +25,7 @@ from reelkeeper.store.billing.ledger import balance, was_given
 from reelkeeper.store.core import deployment, former_ids
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.schema import hold_up_writers
 from reelkeeper.store.videos import imports
 from reelkeeper.store.videos.imports import Imported
 from reelkeeper.store.videos.videos import is_user, set_tier
@@ -53,6 +54,9 @@ def rename(engine: Engine, before: str, after: str, *, by: str, apply: bool) -> 
     if wrong := flaw(after):
         raise InputRefused(f"{after[:200]!r} is no id: it {wrong}; nothing was changed")
     with transaction(engine, "users.rename") as session:
+        if apply:
+            # guard rename.meanwhile: a run or a job that begins after the look at them goes on under the former id
+            hold_up_writers(session.connection())
         require_permission(session)
         if not is_user(session, before):
             if is_user(session, after) and before in former_ids.of_user(session, after):

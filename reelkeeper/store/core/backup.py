@@ -29,7 +29,7 @@ from reelkeeper.store.core import epochs
 from reelkeeper.store.core.audit import ELSEWHERE, Event, append, verify
 from reelkeeper.store.core.deployment import RESTORE, identity
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
-from reelkeeper.store.core.schema import head, require_current, upgrade
+from reelkeeper.store.core.schema import head, hold_up_writers, require_current, upgrade
 from reelkeeper.store.core.snapshots import (
     Contents,
     changes,
@@ -162,6 +162,8 @@ def restore(url: str, source: Path) -> None:
                 _replace_sqlite(path, Path(str(engine.url.database)))
         else:
             with transaction(engine, "restore") as session:
+                # guard restore.shut_out: what a service writes to the new store meanwhile is mixed into the restored one
+                hold_up_writers(session.connection())
                 require_empty(session, url)
                 for made in (deployment, policy_versions):  # which a new store has
                     session.execute(sa.delete(made))

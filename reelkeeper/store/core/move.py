@@ -22,7 +22,7 @@ from reelkeeper.store.core.audit import ARRIVING, MOVED, Event, append, verify
 from reelkeeper.store.core.backup import ADD_CYCLE, DROP_CYCLE, count_on, driver, require_empty
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.schema import deployment as read_deployment
-from reelkeeper.store.core.schema import require_current, upgrade_at
+from reelkeeper.store.core.schema import hold_up_writers, require_current, upgrade_at
 from reelkeeper.store.tables import deployment as deployments
 from reelkeeper.store.tables import policy_versions
 
@@ -51,7 +51,7 @@ def move(source: sa.Engine, url: str, *, by: str, tell: Callable[[str, int], obj
             _require_room(source, target, url)
             upgrade_at(url)
             with transaction(source, "move.mark") as old:
-                _shut_out_writers(old)
+                hold_up_writers(old.connection())
                 # guard move.frozen_since: a store that is frozen as its move begins is thawed, beside the new one
                 _require_at_work(old)
                 _arrive(old, target, url)
@@ -146,13 +146,6 @@ def _is_arriving(new: Session, identity: str) -> bool:
     if not sa.inspect(new.connection()).has_table(deployments.name):
         return False
     return new.execute(sa.select(deployments.c.id, deployments.c.frozen_by)).one_or_none() == (identity, ARRIVING)
-
-
-def _shut_out_writers(old: Session) -> None:
-    """On PostgreSQL, let nobody write until the transaction ends; SQLite's has begun so."""
-    if old.get_bind().dialect.name == "postgresql":
-        names = ", ".join(table.name for table in SQLModel.metadata.sorted_tables)
-        old.execute(sa.text(f"LOCK TABLE {names} IN EXCLUSIVE MODE"))  # names of ours
 
 
 def _arrive(old: Session, target: sa.Engine, url: str) -> None:

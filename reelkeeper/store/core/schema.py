@@ -61,8 +61,7 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
             _copy_beside(connection, current)
         if not current:
             _require_utf8(connection)
-        if engine.dialect.name != "sqlite":
-            _hold_up_writers(connection)
+        hold_up_writers(connection)  # as its rows are summed before and after
         before = contents(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "heads")
@@ -143,12 +142,16 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
             driver.close()
 
 
-def _hold_up_writers(connection: sa.Connection) -> None:
-    """Let others only read until the transaction ends, as its rows are summed before and after.
+def hold_up_writers(connection: sa.Connection) -> None:
+    """Let others only read until the transaction ends; one of SQLite has begun so.
 
     Each table is waited for alone first: PostgreSQL ends an autovacuum that is waited for longer than its
     deadlock_timeout, 1 s. With all of them nobody waits as long, so of two who wait for each other none is ended.
+    Rows that others have locked are waited for, too: who holds one may write to another table next, and wait for us.
+    Raises OperationalError where a writer holds on for longer.
     """
+    if connection.dialect.name == "sqlite":
+        return
     names = [connection.dialect.identifier_preparer.quote(name) for name in sa.inspect(connection).get_table_names()]
     for left in reversed(range(_LOCK_TRIES)) if names else ():
         try:
@@ -170,7 +173,7 @@ def _hold_up_writers(connection: sa.Connection) -> None:
 
 def _lock(connection: sa.Connection, tables: str, patience: str) -> None:
     connection.execute(sa.text(f"SET LOCAL lock_timeout = '{patience}'"))  # both are our own text
-    connection.execute(sa.text(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE"))  # quoted names of our tables
+    connection.execute(sa.text(f"LOCK TABLE {tables} IN EXCLUSIVE MODE"))  # quoted names of our tables
 
 
 def _revisions(connection: sa.Connection) -> tuple[str, ...]:

@@ -17,8 +17,10 @@ from reelkeeper.operations.lifecycle.policies import apply, effect_of
 from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core.audit import events
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.tables import leases
 from reelkeeper.store.videos.videos import users_by_tier
+from tests.databases import is_held_up
 from tests.operations.books import make_user
 from tests.operations.conftest import AtFailpoint
 from tests.policies import put_in_force
@@ -85,6 +87,15 @@ def test_no_user_is_added_put_in_another_tier_or_renamed_during_a_freeze(store: 
         with pytest.raises(Frozen):
             act(store)
     assert everyone(store) == {"free": 1}
+
+
+def test_no_run_begins_while_a_user_is_renamed(postgresql_engine: sa.Engine, at_failpoint: AtFailpoint) -> None:
+    """It would read the former id, and write it again."""
+    make_user(postgresql_engine, "ann")
+    held_up, begin = list[bool](), sa.insert(leases).values(name="flow/x", holder="run", token=1, expires_at=Clock(60))
+    at_failpoint("users.rename.before_commit", lambda: held_up.append(is_held_up(postgresql_engine, begin)))
+    assert rename(postgresql_engine, "ann", "anna", by="test", apply=True).is_done
+    assert held_up == [True]
 
 
 @pytest.mark.parametrize(("put_in", "point"), [(sign_up, "users.put"), (bring_in, "import.users")])

@@ -26,6 +26,7 @@ from reelkeeper.store.core.schema import deployment, upgrade_at
 from reelkeeper.store.core.snapshots import new_file, verify_checksum
 from reelkeeper.store.tables import audit_events, blobs, crf_searches, policy_versions, users
 from reelkeeper.store.tables import deployment as deployments
+from tests.databases import is_held_up
 from tests.full_store import SEARCH, contents, fill
 from tests.marks import marked
 
@@ -143,7 +144,6 @@ def test_a_backup_with_a_tampered_record_is_refused(engine: sa.Engine, empty: st
 def test_what_is_stored_while_a_backup_is_checked_is_not_overwritten(
     sqlite_engine: sa.Engine, empty_url: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On PostgreSQL the transaction that fills the store looks first."""
     saved = backup(sqlite_engine, tmp_path / "saved")
     url = empty_url("sqlite")
     meanwhile = sa.create_engine(url)
@@ -161,6 +161,25 @@ def test_what_is_stored_while_a_backup_is_checked_is_not_overwritten(
     )
     with meanwhile.begin() as connection:
         assert connection.execute(sa.select(users.c.id)).scalar_one() == "eve"
+    meanwhile.dispose()
+
+
+def test_nobody_writes_to_a_store_that_a_backup_fills(
+    postgresql_engine: sa.Engine, empty_url: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that had the database of a new store would write into the old one."""
+    fill(postgresql_engine)
+    saved = backup(postgresql_engine, tmp_path / "saved")
+    url = empty_url("postgresql")
+    meanwhile, held_up = open_engine(url), list[bool]()
+
+    def check(session: Session) -> int:
+        held_up.append(is_held_up(meanwhile, sa.insert(users).values(id="eve")))
+        return verify(session)
+
+    monkeypatch.setattr(backups, "verify", check)
+    restore(url, saved)
+    assert held_up == [True]
     meanwhile.dispose()
 
 
