@@ -74,7 +74,7 @@ class Theme:
                 "symbolType": "square",
                 "symbolSize": 120,
                 "symbolStrokeWidth": 0,
-                "columnPadding": 18,
+                "columnPadding": 28,  # a reader's font is wider than the one that this was measured with
                 "rowPadding": 4,
                 "offset": 14,
             },
