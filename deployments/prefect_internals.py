@@ -148,12 +148,12 @@ def _stop(server: "subprocess.Popen[bytes]") -> None:
 
 
 def wake_less() -> None:
-    """Let the server look for work of its own once a second, not four times: it is due each 15 s or more."""
+    """Let the server look for work of its own each 2 s, not four times a second: it is due each 15 s or more."""
     from docket import Worker  # noqa: PLC0415  for the server alone
     from prefect.server.api import background_workers  # noqa: PLC0415  the same
 
-    second = timedelta(seconds=1)
-    rarely = partial(Worker, minimum_check_interval=second, scheduling_resolution=second)
+    pause = timedelta(seconds=2)
+    rarely = partial(Worker, minimum_check_interval=pause, scheduling_resolution=pause)
     background_workers.Worker = rarely  # type: ignore[assignment, attr-defined]  # no setting says so
 
 

@@ -34,6 +34,7 @@ STOP_SECONDS = 6  # it takes 2 s
 SHORT_LIFE_SECONDS = 5
 MAX_SHORT_LIVES = 5
 POLL_SECONDS = 0.1
+LOOK_SECONDS = 0.5  # between two looks at a server that is ready, by each process that uses it
 ROLE = "the disk of the embedded S3 server"
 REMEDY = "Free some space, move the state folder to a larger disk (REELKEEPER_STATE_DIR), or use R2 (docs/r2.md)"
 MAX_SOCKET_PATH = 100  # bytes: the kernel's limit for the path of a Unix socket, less a margin
@@ -116,7 +117,7 @@ class _Guardian:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         self._keep_alive(lock.fileno())
                         return
-                    self.leave.wait(POLL_SECONDS)
+                    self.leave.wait(LOOK_SECONDS)
         except Exception as error:  # noqa: BLE001  the thread that waits raises it
             self.failure = error
 
@@ -125,7 +126,7 @@ class _Guardian:
         while not self.leave.is_set():
             with _server(self.folder, lock) as process:
                 started = time.monotonic()
-                while not self.leave.wait(POLL_SECONDS) and process.poll() is None:
+                while not self.leave.wait(LOOK_SECONDS) and process.poll() is None:
                     pass
             short_lives = short_lives + 1 if time.monotonic() - started < SHORT_LIFE_SECONDS else 0
             if short_lives == MAX_SHORT_LIVES:

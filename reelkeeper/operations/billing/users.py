@@ -48,8 +48,8 @@ class Renamed(NamedTuple):
 def rename(engine: Engine, before: str, after: str, *, by: str, apply: bool) -> Renamed:
     """Move all rows of user `before` to `after`, in one transaction; keys stay, and are found by the former id.
 
-    Repeated, it does nothing. Raises NotFound, InputRefused for an id that cannot be given, UserErased, Frozen, and
-    LeaseLost while a run works with either.
+    Writers wait meanwhile. Repeated, it does nothing. Raises NotFound, InputRefused for an id that cannot be given,
+    UserErased, Frozen, and LeaseLost while a run works with either.
     """
     if wrong := flaw(after):
         raise InputRefused(f"{after[:200]!r} is no id: it {wrong}; nothing was changed")
