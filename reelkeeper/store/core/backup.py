@@ -162,7 +162,7 @@ def restore(url: str, source: Path) -> None:
                 _replace_sqlite(path, Path(str(engine.url.database)))
         else:
             with transaction(engine, "restore") as session:
-                # guard restore.shut_out: what a service writes to the new store meanwhile is mixed into the restored one
+                # guard restore.shut_out: what a service writes to the new store meanwhile is mixed into the old one
                 hold_up_writers(session.connection())
                 require_empty(session, url)
                 for made in (deployment, policy_versions):  # which a new store has
