@@ -244,3 +244,19 @@ def statements(engine: sa.Engine) -> Iterator[list[str]]:
     sa.event.listen(engine, "before_cursor_execute", note)
     yield sent
     sa.event.remove(engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def at_statement(engine: sa.Engine, begins: str, act: Callable[[], object]) -> Iterator[None]:
+    """Call `act` once, right before the first statement that begins so is sent."""
+    waits = [act]
+
+    def look(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
+        if statement.startswith(begins) and waits:
+            waits.pop()()
+
+    sa.event.listen(engine, "before_cursor_execute", look)
+    try:
+        yield
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", look)

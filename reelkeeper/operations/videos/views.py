@@ -39,6 +39,9 @@ def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> l
     with transaction(engine, "views") as session:
         known = {video_id: video_id for video_id in rows.known_videos(session, views)}
         known |= former_ids.known_videos(session, views.keys() - known.keys())
+        # guard plays.erased: views of a video whose user is erased meanwhile end in an error, with all that came with them
+        present = rows.lock(session, known.values())
+        known = {named: video_id for named, video_id in known.items() if video_id in present}
         sums: Counter[str] = Counter()
         for named, video_id in known.items():
             sums[video_id] += views[named]
@@ -66,7 +69,9 @@ def import_reads(engine: Engine, client: Client, bucket: str, day: date, *, comp
     """
     reads = client.object_reads(day, bucket=bucket)
     with transaction(engine, "views.reads") as session:
-        owners = rows.videos_at(session, sorted(reads.by_key))
+        named = rows.videos_at(session, sorted(reads.by_key))
+        present = rows.lock(session, named.values())
+        owners = {key: video_id for key, video_id in named.items() if video_id in present}
         views: Counter[str] = Counter()
         for key, video_id in owners.items():
             views[video_id] += reads.by_key[key]

@@ -171,9 +171,9 @@ def disable(session: Session, endpoint_id: str, reason: str) -> bool:
 def enable(session: Session, endpoint_id: str) -> bool:
     """Send to an endpoint again, from its first waiting message on; all are due now."""
     values = {"disabled_at": None, "disabled_reason": None, "failing_since": None, "failures": 0, "last_error": None}
-    found = _change(session, endpoint_id, {**values, "closed_until": Clock()})
+    # messages first, as where they are marked as sent: another order could deadlock
     _make_due(session, outbox.c.endpoint_id == endpoint_id, outbox.c.state == MessageState.WAITING)
-    return found
+    return _change(session, endpoint_id, {**values, "closed_until": Clock()})
 
 
 def remove(session: Session, endpoint_id: str) -> bool:

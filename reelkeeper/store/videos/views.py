@@ -21,6 +21,15 @@ def known_videos(session: Session, video_ids: Iterable[str]) -> set[str]:
     return set(session.execute(sa.select(videos.c.id).where(videos.c.id.in_(video_ids))).scalars())
 
 
+def lock(session: Session, video_ids: Iterable[str]) -> set[str]:
+    """Lock these videos, whose views are counted next; return those that an erasure has not deleted by now."""
+    wanted, found = sorted(set(video_ids)), set[str]()
+    for start in range(0, len(wanted), _AT_ONCE):
+        chosen = sa.select(videos.c.id).where(videos.c.id.in_(wanted[start : start + _AT_ONCE]))
+        found |= set(session.execute(chosen.order_by(videos.c.id).with_for_update(key_share=True)).scalars())
+    return found
+
+
 def recorded_days(session: Session) -> set[date]:
     """Return the days whose views are completely recorded."""
     return set(session.scalars(sa.select(view_days.c.day)))
