@@ -7,23 +7,34 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.model import Counts, Done, Notice, Outcome, PlannedRule
+from reelkeeper.model import Counts, Done, Notice, Outcome, PlannedRule, StoredObject
 from reelkeeper.model.money import Balance, Freed, QuotaUse
 from reelkeeper.store import Session
 from reelkeeper.store.alerts import alerts, outbox, webhooks
 from reelkeeper.store.billing import credit_holds, job_totals, ledger, quotas
-from reelkeeper.store.core import former_ids
+from reelkeeper.store.core import deployment, former_ids
 from reelkeeper.store.core.audit import Event, append, begun_before
 from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.jobs import breakers, claims, lanes, queue, slots, vendor_jobs
-from reelkeeper.store.lifecycle import backlog, doubts, notices, plan_progress, plan_results, plans, purges, swaps
+from reelkeeper.store.lifecycle import (
+    backlog,
+    doubts,
+    notices,
+    plan_progress,
+    plan_results,
+    plans,
+    purges,
+    restorable,
+    swaps,
+)
 from reelkeeper.store.lifecycle.notices import Undelivered
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.sync import lost
-from reelkeeper.store.tables import videos
-from reelkeeper.store.videos import cache, stock, user_data
+from reelkeeper.store.tables import storage_accounts, transfers, videos
+from reelkeeper.store.videos import cache, intents, overwrites, stock, user_data
+from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT, DELETED
 from reelkeeper.store.videos.videos import live_seconds
-from tests.store.two_users import AT, HELD_PLAN, VIDEO, Setup, set_values
+from tests.store.two_users import AT, HELD_PLAN, NUMBERS, VIDEO, Setup, set_values
 
 Read = Callable[[Session], object]
 
@@ -36,6 +47,24 @@ TOLD: Final[Setup] = STANDS | {"notice_deliveries": {"delivered_at": OF_ANN, "re
 APPLIED: Final[Setup] = {"plans": {"state": "applied", "applied_at": Clock()}, "leases": {"name": HELD_PLAN}}
 OLD_BLOB: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE id WHEN 'operations 1' THEN 1 ELSE 2 END")
 SWAPPED: Final = {"kind": "swap", "state": "done", "old_blob_id": OLD_BLOB, "new_blob_id": 11}
+TO_UNDO: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE id WHEN 'operations 1' THEN 11 ELSE 12 END")
+THEIRS: Final[sa.ColumnElement[Any]] = sa.literal_column(f"CASE WHEN id % 2 THEN '{VIDEO}' ELSE 'videos of bob' END")
+BEFORE: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE WHEN id > 10 THEN 6 ELSE 7 END")
+TO_TAKE_BACK: Final[Setup] = {
+    "operations": SWAPPED
+    | {"new_blob_id": OLD_BLOB, "old_blob_id": TO_UNDO, "aside_blob_id": None, "run_id": "a swap's"},
+    "blobs": {"state": sa.literal_column("CASE WHEN id > 10 THEN 'retired' ELSE 'live' END"), "video_id": THEIRS}
+    | {"generation": BEFORE},
+}
+SMALLER: Final[dict[str, Any]] = {
+    "size_bytes": sa.literal_column("CASE id WHEN 1 THEN 4 WHEN 2 THEN 5 ELSE 6 END"),
+    "video_id": THEIRS,
+    "generation": BEFORE,
+}
+RETIRED: Final[Setup] = {"videos": {"state": "retired"}, "blobs": {"state": "retired"}}
+GONE_BUT_1: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE id WHEN 1 THEN 'live' ELSE 'gone' END")
+ANNOUNCED: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE id WHEN 11 THEN 'pending' ELSE 'gone' END")
+GONE_BUT_11: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE id WHEN 11 THEN 'live' ELSE 'gone' END")
 PURGED: Final[Setup] = {"verdicts": {"outcome": "purged"}, "plans": {"state": "applied"}}
 COMPRESS: Final = {"action": "compress", "outcome": None}
 TO_ANN: Final[sa.ColumnElement[Any]] = sa.literal_column("CASE WHEN id IN (1, 11) THEN 'webhook_endpoints 1' END")
@@ -62,6 +91,42 @@ def standing(session: Session) -> object:
 def events_before(session: Session) -> object:
     append(session, [Event("adopt", "run", VIDEO)])
     return [begun_before(session, seconds) for seconds in (60, -60)]
+
+
+def about_ann(session: Session) -> object:
+    """Count the rows about a user, by table; none of them is another's."""
+    append(session, [Event("adopt", "run", VIDEO), Event("adopt", "run", "videos of bob")])
+    append(session, [Event("adopt", "run", user_id="ann")])
+    found = {name: [*rows] for name, rows in user_data.rows(session, "ann")}
+    assert "bob" not in repr(found)
+    return {name: len(rows) for name, rows in found.items()}
+
+
+def restorables(session: Session) -> object:
+    """Return what can be restored of a run, of a run with swaps, of a video and of a user."""
+    asked = (("run_id", "run_id of ann"), ("run_id", "a swap's"), ("video_id", VIDEO), ("user_id", "ann"))
+    nothing = {"run_id": None, "video_id": None, "user_id": None}
+    found = {of: restorable.find(session, **nothing | {what: of}) for what, of in asked}
+    return {of: [(one.video_id, one.wanted_blob_id) for one in rows] for of, rows in found.items()}
+
+
+def paid(session: Session) -> object:
+    """Return what each user paid in three spans of time, where one of them has paid, and one got something back."""
+    rows = (("ann", "capture", 5, OF_ANN), ("bob", "refund", 2, OF_BOB))
+    for user, kind, amount, at in rows:
+        row = {"idempotency_key": kind, "request_sha256": "", "user_id": user, "amount_microusd": amount, "detail": {}}
+        session.execute(sa.insert(transfers).values(row | {"id": kind, "kind": kind, "at": at}))
+    return [ledger.paid(session, *span) for span in ((OF_ANN, OF_BOB), (OF_BOB, LATER), (AT, OF_ANN))]
+
+
+def counted_anew(session: Session) -> object:
+    session.execute(sa.delete(storage_accounts))
+    return [quotas.ensure(session, ["ann"]) for _ in "12"], session.execute(sa.select(storage_accounts)).all()
+
+
+def overwritten(session: Session) -> object:
+    found = {number: StoredObject(f"{name}/key", 8, "new", AT) for name, number in NUMBERS.items()}
+    return [one.blob_id for one in overwrites.find_overwritten(session, found, None, timedelta())]
 
 
 def blocked(session: Session) -> object:
@@ -253,10 +318,15 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         lambda session: backlog.freed_by_day(session, OF_BOB),
         [Freed(OF_ANN.date(), "rule", 14)],
     ),
-    "what replaced bytes have freed": (
-        PURGED | {"verdicts": {"outcome": "purged", "rule": "replaced", "generation": 6}, "blobs": {"size_bytes": 4}},
+    "what was not purged has freed nothing": (
+        PURGED | {"verdicts": {"outcome": "retired"}},
         lambda session: backlog.freed_by_day(session, LATER),
-        [Freed(OF_ANN.date(), "replaced", 10), Freed(OF_BOB.date(), "replaced", 10)],
+        [],
+    ),
+    "what replaced bytes have freed": (
+        PURGED | {"verdicts": {"outcome": "purged", "rule": "replaced", "generation": 6}, "blobs": SMALLER},
+        lambda session: backlog.freed_by_day(session, LATER),
+        [Freed(OF_ANN.date(), "replaced", 10), Freed(OF_BOB.date(), "replaced", 9)],
     ),
     "what purges will free": (
         {"blobs": {"state": "deleting"}},
@@ -389,10 +459,16 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         lambda session: [ledger.balance(session, name) for name in ("ann", "eve")],
         [Balance(7, 7, 5), Balance(0, 0, 0)],
     ),
+    "what users paid in a time, less refunds, without grants": ({}, paid, [{"ann": 5}, {"bob": -2}, {}]),
     "a user's bytes": (
         {},
         lambda session: [quotas.use_of(session, name) for name in ("ann", "eve")],
         [QuotaUse("ann", "tier of ann", 7, 7, 7), None],
+    ),
+    "a user's bytes, where they were not counted": (
+        {"blobs": {"size_bytes": sa.literal_column("CASE id WHEN 1 THEN 3 ELSE 9 END")}},
+        counted_anew,
+        ([1, 0], [("ann", 3, 0, None)]),
     ),
     "users after another": ({}, lambda session: [one[0] for one in quotas.uses(session, "ann", 9)], ["bob"]),
     "users that are being erased": ({"users": {"erasing_at": AT}}, lambda session: quotas.uses(session, "", 9), []),
@@ -440,6 +516,59 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
         lambda session: user_data.stored_videos(session, "ann", "", 9),
         [],
     ),
+    "all that is stored about a user": (
+        {},
+        about_ann,
+        dict.fromkeys(user_data.TABLES, 1) | {"credits": 2, "holds": 2, "history": 2},
+    ),
+    "retired videos": (
+        RETIRED,
+        restorables,
+        {"run_id of ann": [(VIDEO, 1)], "a swap's": [], VIDEO: [(VIDEO, 1)], "ann": [(VIDEO, 1)]},
+    ),
+    "videos that were lost": (
+        RETIRED | {"videos": {"state": "lost"}},
+        restorables,
+        {"run_id of ann": [(VIDEO, 1)], "a swap's": [], VIDEO: [(VIDEO, 1)], "ann": [(VIDEO, 1)]},
+    ),
+    "videos that their user deleted": (
+        RETIRED | {"videos": {"state": "retired", "retire_reason": DELETED}},
+        restorables,
+        {"run_id of ann": [(VIDEO, 1)], "a swap's": [], VIDEO: [(VIDEO, 1)], "ann": []},
+    ),
+    "videos whose swap can be taken back": (
+        TO_TAKE_BACK,
+        restorables,
+        {"run_id of ann": [], "a swap's": [(VIDEO, 11), ("videos of bob", 12)], VIDEO: [(VIDEO, 11)], "ann": []},
+    ),
+    "retired videos whose swap could have been taken back": (
+        TO_TAKE_BACK | {"videos": {"state": "retired"}},
+        restorables,
+        {"run_id of ann": [(VIDEO, 11)], "a swap's": [], VIDEO: [(VIDEO, 11)], "ann": [(VIDEO, 11)]},
+    ),
+    "until when a purge has claimed a video's bytes": (
+        RETIRED | {"blobs": {"state": "deleting"}},
+        lambda session: (
+            restorable.claimed(session, run_id=None, video_id=VIDEO, user_id=None),
+            restorable.find(session, run_id=None, video_id=VIDEO, user_id=None),
+        ),
+        ({VIDEO: OF_ANN + CLAIM_TIMEOUT}, []),
+    ),
+    "work that is open": (
+        {"operations": {"state": "open", "new_blob_id": 11}},
+        lambda session: [[one.id for one in intents.open_intents(session, of)] for of in (None, VIDEO)],
+        [["operations 1", "operations 2"], ["operations 1"]],
+    ),
+    "work that is over": ({"operations": {"new_blob_id": 11, "state": "done"}}, intents.open_intents, []),
+    "the key of a live object": ({"blobs": {"state": GONE_BUT_11}}, deployment.any_key, "ann/put"),
+    "no live object": ({"blobs": {"state": "retired"}}, deployment.any_key, None),
+    "objects that were overwritten": ({"blobs": {"state": GONE_BUT_1}}, overwritten, [1, 2]),
+    "objects of rows that are gone, or announced": (
+        {"blobs": {"state": ANNOUNCED, "key": "ann/key"}},
+        overwritten,
+        [1, 2],
+    ),
+    "objects of another row": ({"blobs": {"state": GONE_BUT_11, "key": "ann/key"}}, overwritten, []),
     "objects that are no videos": (
         {"orphans": {"verdict": "not_a_video"}},
         lambda session: [*user_data.other_files(session)][2:4],
@@ -553,9 +682,15 @@ CASES: Final[dict[str, tuple[Setup, Read, object]]] = {
     "jobs that were sent in a time": (
         {},
         lambda session: [
-            [one.key for one in vendor_jobs.sent_between(session, "fal", first, OF_BOB)] for first in (AT, OF_ANN)
+            [(one.key, one.request["said"]) for one in vendor_jobs.sent_between(session, provider, first, end)]
+            for provider, first, end in (
+                ("fal", AT, OF_BOB),
+                ("fal", OF_ANN, OF_BOB),
+                ("fal", AT - timedelta(1), AT),
+                ("other", AT, OF_BOB),
+            )
         ],
-        [["provider_key of ann", "provider_key of bob"], []],
+        [[(f"provider_key of {name}", f"request of {name}") for name in ("ann", "bob")], [], [], []],
     ),
     "the job that makes a video": (
         {},

@@ -14,7 +14,7 @@ from sqlmodel import SQLModel
 from reelkeeper.model import Grace, Outcome, Refusal, StoredObject
 from reelkeeper.model.alerts import EventType, Finding, Severity
 from reelkeeper.model.money import HoldState, ReservationState
-from reelkeeper.model.requests import Upload
+from reelkeeper.model.requests import Incoming, Upload
 from reelkeeper.store import Session
 from reelkeeper.store.alerts import alerts, outbox, webhooks
 from reelkeeper.store.billing import credit_holds, job_totals, ledger, quotas
@@ -31,10 +31,12 @@ from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos import cache, holds, in_place, intents, overwrites, uploads
 from reelkeeper.store.videos.conditions import DELETED, DELETED_COUNTED, TAKEN_DOWN
 from reelkeeper.store.videos.intents import Intent
+from reelkeeper.store.videos.overwrites import Overwritten
 from tests.store.two_users import AT, VIDEO, Setup, set_values
 
 Write = Callable[[Session], object]
-Changes = dict[str, dict[str, Any] | None]  # by row: the columns that change, ... for any other value; None: it goes
+# by row: the columns that change, or that a new row has; ... for any other value; None: it goes
+Changes = dict[str, dict[str, Any] | None]
 
 LEASE: Final = Lease("flow/tier_storage", "run", 9)
 OTHER_LEASE: Final = LEASE._replace(token=7)  # of the rows' claims
@@ -48,11 +50,29 @@ SUSPECT: Final = Suspect(1, VIDEO, None, "sha256 of ann", True, None, None, Fals
 DOUBT: Final = Doubt(1, VIDEO, "ann/key", "live", 7, None, "sha256 of ann", 8, "new etag", "sha256 of ann", AT, AT)
 FINDING: Final = Finding("budget", "total", Severity.CRITICAL, "title", "text")
 
+BOTH: Final = [VIDEO, "videos of bob"]
+OLDER: Final[sa.ColumnElement[Any]] = sa.literal_column(f"CASE id WHEN '{VIDEO}' THEN 3 ELSE 7 END")
+OVERWRITTEN: Final = Overwritten(2, BOTH[1], "bob", "gone", FOUND._replace(key="ann/new"), None)
+NEW_BYTES: Final[dict[str, Any]] = {
+    "id": 23,
+    "video_id": "videos of bob",
+    "generation": 8,
+    "key": "ann/new",
+    "is_ours": False,
+    "state": "live",
+    "size_bytes": 8,
+    "etag": "new etag",
+    "stored_at": AT,
+    "run_id": "run",
+}
+REFUSAL: Final = ("refused_recipe", "refused_reason", "refused_at")
+NEW_VIDEO: Final[dict[str, Any]] = {"blob_id": 23, "generation": 8, "created_at": AT, "run_id": "run"}
+NEW_VIDEO.update(dict.fromkeys(REFUSAL))
+
 RESTORABLE: Final = Restorable(
     VIDEO, "ann", "retired", 7, 1, 1, "ann/key", None, 7, None, is_ours=True, stored_at=None, is_in_place=False
 )
 
-BOTH: Final = [VIDEO, "videos of bob"]
 MAY_GO: Final[Setup] = {
     "verdicts": {"action": "retire"},
     "videos": {"last_viewed_at": None},
@@ -159,6 +179,35 @@ CASES: Final[dict[str, tuple[Setup, Write, Changes]]] = {
         {},
         lambda session: overwrites.mark_gone(session, [1], "run"),
         {"blobs 1": {"state": "gone", "retire_reason": ..., "claimed_at": None, "claim_token": None, "run_id": "run"}},
+    ),
+    "the service stores another video at its key": (
+        {"blobs": {"is_ours": True, "state": "live"}, "videos": {"state": "lost", "generation": OLDER}},
+        lambda session: overwrites.publish(session, OVERWRITTEN, AT, run_id="run", grace=GRACE),
+        {
+            "blobs 2": RETIRED | {"retired_at": AT, "retire_reason": ...},
+            "blobs 23": NEW_BYTES,
+            BOTH[1]: NEW_VIDEO | {"state": "live", "retired_at": None, "retire_reason": None},
+        },
+    ),
+    "the service stores another video, which its user deletes": (
+        {"blobs": {"is_ours": True, "state": "gone"}},
+        lambda session: overwrites.publish(session, OVERWRITTEN._replace(deleted_at=AT), AT, run_id="run", grace=GRACE),
+        {"blobs 23": NEW_BYTES, BOTH[1]: NEW_VIDEO | {"state": "retired"}},
+    ),
+    "a video's first bytes are announced": (
+        {},
+        lambda session: uploads.add_pending(session, Incoming("ann", "new", AT, "tag", "model")),
+        {
+            "videos new": {
+                "id": "new",
+                "user_id": "ann",
+                "generation": 1,
+                "state": "pending",
+                "created_at": AT,
+                "tag": "tag",
+                "model": "model",
+            }
+        },
     ),
     "an upload's reservation expires": (
         {},
@@ -728,11 +777,12 @@ def test_a_write_changes_this_and_nothing_else(filled_engine: sa.Engine, what: s
         before = dict(rows(session))
         write(session)
         after = dict(rows(session))
-    assert after.keys() <= before.keys()
     found: Changes = {
-        key: {name: value for name, value in after[key].items() if value != row[name]} if key in after else None
-        for key, row in before.items()
-        if after.get(key) != row
+        key: {name: value for name, value in after[key].items() if value != before.get(key, {}).get(name)}
+        if key in after
+        else None
+        for key in before | after
+        if after.get(key) != before.get(key)
     }
     assert found.keys() == expected.keys()
     for key, columns in expected.items():

@@ -9,40 +9,35 @@ from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan, leave_beyond_share
 from reelkeeper.store.lifecycle.plans import load_summary
-from reelkeeper.store.tables import blobs, users, verdicts, videos
+from reelkeeper.store.tables import blobs, plans, users, verdicts, videos
 
 AS_OF = datetime(2026, 11, 1, tzinfo=UTC)
+USERS = ("ann", "bob")
 
 
 def plan_for(engine: sa.Engine, live: int, going: int) -> str:
-    """A user with `live` videos, of which the `going` oldest are to be retired."""
+    """Two users with `live` videos each, of which the `going` oldest are to be retired; an older plan spares the first."""
     with transaction(engine, "test") as session:
-        session.execute(sa.insert(users).values(id="ann", tier="free"))
-        for number in range(live):
-            session.execute(
-                sa.insert(videos).values(
-                    id=f"v{number}",
-                    user_id="ann",
-                    generation=1,
-                    state="live",
-                    created_at=AS_OF - timedelta(days=100 - number),
-                )
+        session.execute(sa.insert(users), [{"id": name, "tier": "free"} for name in USERS])
+        for place in range(2 * live):
+            row = {"generation": 1, "state": "live"}
+            video = {"id": f"v{place}", "user_id": USERS[place % 2], "created_at": AS_OF - timedelta(1000 - place)}
+            session.execute(sa.insert(videos).values(row | video))
+            blob = {"id": place + 1, "video_id": f"v{place}", "key": str(place), "size_bytes": 10}
+            session.execute(sa.insert(blobs).values(row | blob))
+        gone = {"user_id": "ann", "generation": 1, "state": "retired", "created_at": AS_OF}
+        session.execute(sa.insert(videos), [gone | {"id": f"gone{number}"} for number in range(5)])
+    for going_places in (range(2, 2 * live), range(2 * going)):
+        judged = [
+            Verdict(
+                Video(f"v{place}", USERS[place % 2], "free", AS_OF, 0, False, 10, None, None, place + 1, 1),
+                Action.RETIRE if place in going_places else Action.KEEP,
+                "past_retention" if place in going_places else "too_young",
             )
-            session.execute(
-                sa.insert(blobs).values(
-                    id=number + 1, video_id=f"v{number}", generation=1, key=str(number), state="live", size_bytes=10
-                )
-            )
-    judged = (
-        Verdict(
-            Video(f"v{number}", "ann", "free", AS_OF, 0, False, 10, None, None, number + 1, 1),
-            Action.RETIRE if number < going else Action.KEEP,
-            "past_retention" if number < going else "too_young",
-        )
-        for number in reversed(range(live))
-    )
-    plan_id = begin_plan(engine, "expire_videos", {}, AS_OF, "run")
-    add_verdicts(engine, plan_id, judged, lambda _: "old", lambda verdict: (verdict.video.size_bytes, None))
+            for place in reversed(range(2 * live))
+        ]
+        plan_id = begin_plan(engine, "expire_videos", {}, AS_OF, "run")
+        add_verdicts(engine, plan_id, judged, lambda _: "old", lambda verdict: (verdict.video.size_bytes, None))
     return plan_id
 
 
@@ -66,7 +61,11 @@ def test_the_oldest_go_as_far_as_the_share_reaches(
     with reading(engine) as session:
         summary = load_summary(session, plan_id)
         chosen = set(session.scalars(sa.select(verdicts.c.video_id).where(verdicts.c.plan_id == plan_id)))
-    assert chosen == {f"v{number}" for number in range(goes)}
-    assert (left, summary.retire.objects) == (going - goes, goes)
-    assert summary.kept.get("left_to_next_run", 0) == going - goes
-    assert summary.population.objects == live
+        others = session.scalar(sa.select(sa.func.count()).where(verdicts.c.plan_id != plan_id))
+        kept_by_others = session.scalar(sa.select(plans.c.kept).where(plans.c.id != plan_id))
+    assert chosen == {f"v{place}" for place in range(2 * goes)}
+    assert (others, kept_by_others) == (2 * live - 2, {"too_young": 2})
+    assert summary.kept.get("too_young", 0) == 2 * (live - going)
+    assert (left, summary.retire.objects) == (2 * (going - goes), 2 * goes)
+    assert summary.kept.get("left_to_next_run", 0) == 2 * (going - goes)
+    assert summary.population.objects == 2 * live
