@@ -84,7 +84,7 @@ def rotate(engine: Engine, endpoint_id: str, *, author: str) -> str:
     """Replace an endpoint's secret and return the new one; for a day, messages are also signed with the old one."""
     secret = _new_secret()
     with transaction(engine, "webhooks.rotate") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         _require(webhooks.rotate(session, endpoint_id, secret, rules.OLD_SECRET_SECONDS), endpoint_id)
         _audit(session, "webhook_rotate", endpoint_id, author)
     return secret
@@ -93,7 +93,7 @@ def rotate(engine: Engine, endpoint_id: str, *, author: str) -> str:
 def choose(engine: Engine, endpoint_id: str, events: Sequence[EventType], *, author: str) -> None:
     """Subscribe an endpoint to these events from now on, or to all. Waiting messages are still sent."""
     with transaction(engine, "webhooks.choose") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         chosen = sorted(set(events))
         _require(webhooks.choose(session, endpoint_id, chosen), endpoint_id)
         _audit(session, "webhook_choose", endpoint_id, author, events=chosen)
@@ -102,7 +102,7 @@ def choose(engine: Engine, endpoint_id: str, events: Sequence[EventType], *, aut
 def disable(engine: Engine, endpoint_id: str, *, author: str) -> None:
     """Stop sending to an endpoint until it is enabled; events wait for it."""
     with transaction(engine, "webhooks.disable") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         _require(webhooks.disable(session, endpoint_id, f"by {author}"), endpoint_id)
         _audit(session, "webhook_disable", endpoint_id, author)
 
@@ -110,7 +110,7 @@ def disable(engine: Engine, endpoint_id: str, *, author: str) -> None:
 def enable(engine: Engine, endpoint_id: str, *, author: str) -> None:
     """Resume sending to an endpoint, waiting messages first, and resolve its alert."""
     with transaction(engine, "webhooks.enable") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         _require(webhooks.enable(session, endpoint_id), endpoint_id)
         alerts.observe_within(session, [], rules=[rules.DISABLED], scope=rules.scope(endpoint_id), run_id=_RUN)
         _audit(session, "webhook_enable", endpoint_id, author)
@@ -132,7 +132,7 @@ def remove(engine: Engine, endpoint_id: str, *, author: str) -> None:
 def replay(engine: Engine, endpoint_id: str, *, since: datetime | None, author: str) -> int:
     """Send messages again: those given up and, from `since` on, those delivered; return how many. Ids stay the same."""
     with transaction(engine, "webhooks.replay") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         _require(webhooks.exists(session, endpoint_id), endpoint_id)
         count = webhooks.replay(session, endpoint_id, since)
         alerts.observe_within(session, [], rules=[rules.GIVEN_UP], scope=rules.scope(endpoint_id), run_id=_RUN)
@@ -146,7 +146,7 @@ def release(engine: Engine, endpoint_id: str | None, *, author: str, reason: str
     The operator confirms that users were told in another way. The days of notice run from now, as from a delivery.
     """
     with transaction(engine, "webhooks.release") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         if endpoint_id is not None:
             _require(webhooks.exists(session, endpoint_id), endpoint_id)
         count = notices.release(session, endpoint_id)
@@ -305,7 +305,7 @@ class _Serving:
         receipts = {each.delivery.message_id: each.receipt for each in attempts if each.error is None}
         with transaction(self._run.engine, "webhook.answered") as session:
             if len(receipts) < len(attempts):
-                deployment.lock(session)  # first, as in every change: another order could deadlock
+                deployment.lock(session)
             # guard webhooks.marked_by_sender: a process that was suspended marks an event as failed that another sends
             if not leases.current(session, self._lease):
                 raise LeaseLost(f"another process holds lease {self._lease.name!r} now; nothing was recorded")

@@ -152,7 +152,7 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
     from reelkeeper.operations.lifecycle.why import outlooks  # noqa: PLC0415  a plan needs no client of the bucket
 
     with transaction(engine, "keep") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         known = uploads.current(session, video_id, locked=True)
         # guard keep.own_video: a user keeps another user's video
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):

@@ -234,7 +234,7 @@ def _block(workspace: Workspace, video_ids: Sequence[str], scratch: Path, run_id
     digests = {target.blob_id: sha256 for target in unread if (sha256 := _read(workspace, target, scratch))}
     hashed = [target._replace(sha256=target.sha256 or digests.get(target.blob_id)) for target in found]
     with transaction(workspace.engine, "takedown.block") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         takedowns.note_digests(session, digests)
         new = takedowns.block(session, hashed)
         append(

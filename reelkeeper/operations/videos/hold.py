@@ -93,7 +93,7 @@ def require_known(session: Session, scope: str, subject: str) -> None:
 def release(engine: Engine, hold_id: str, *, author: str) -> None:
     """End a hold. Raises NotFound when there is none in force with this id."""
     with transaction(engine, "release") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         if not holds.release(session, hold_id):
             raise NotFound(f"no hold {hold_id!r} in force")
         append(session, [Event("release", author, detail={"hold": hold_id})])

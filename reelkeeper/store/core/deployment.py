@@ -37,7 +37,10 @@ class Stopped(NamedTuple):
 
 
 def lock(session: Session) -> None:
-    """Lock the deployment row: later changes wait for it until this transaction ends."""
+    """Lock the deployment row: later changes wait for it until this transaction ends.
+
+    Each change begins with it, or with `require_permission`: one that has locked other rows before could deadlock.
+    """
     session.execute(sa.select(deployment.c.id).with_for_update())
 
 
