@@ -62,7 +62,9 @@ def test_an_endpoint_that_fails_is_removed_or_enabled_meanwhile(postgresql_engin
         put(engine, "v1", "v2")
         for act in (webhooks.enable, webhooks.remove):
             asked = list[Future[None]]()
-            meanwhile = partial(_ask_and_wait, asked, partial(pool.submit, act, engine, endpoint_id, author="b"), engine)
+            meanwhile = partial(
+                _ask_and_wait, asked, partial(pool.submit, act, engine, endpoint_id, author="b"), engine
+            )
             with at_statement(engine, "UPDATE outbox", meanwhile):
                 webhooks.deliver(engine, allow_private=True, seconds=3)
             asked[0].result()
