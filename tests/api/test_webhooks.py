@@ -2,13 +2,16 @@
 
 from datetime import UTC, datetime
 
+import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from inline_snapshot import snapshot
 
+from reelkeeper import failpoints
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.model.token_scopes import Scope
+from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import tokens
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import webhook_endpoints
@@ -79,3 +82,20 @@ def test_an_address_of_our_own_network_and_an_event_that_is_none_are_refused(wor
     )
     problem(client.post("/v1/webhooks", json={"url": "https://127.0.0.1/", "events": ["video.lost"]}, headers=KEY), 422)
     assert client.get("/v1/webhooks").json() == {"webhooks": []}
+
+
+@pytest.mark.parametrize("point", ["webhooks.choose.after_commit", "webhooks.disable.after_commit"])
+def test_a_webhook_that_is_deleted_while_it_is_set_is_not_found(world: World, app_state: AppState, point: str) -> None:
+    client = _front(world, app_state, allow_private=True)
+    made = client.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"}, headers=KEY).json()["id"]
+
+    def look(passed: str) -> None:
+        if passed == point:
+            failpoints.observe(None)
+            webhooks.remove(world.workspace.engine, made, author="another")
+
+    failpoints.observe(look)
+    try:
+        problem(client.put(f"/v1/webhooks/{made}", json={"events": [], "enabled": False}), 404)
+    finally:
+        failpoints.observe(None)

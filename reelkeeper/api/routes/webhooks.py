@@ -115,7 +115,10 @@ def set_webhook(
 
 
 def _find(engine: Engine, webhook_id: str) -> Endpoint:
-    return next(line for line in operation.listed(engine) if line.id == webhook_id)
+    found = next((line for line in operation.listed(engine) if line.id == webhook_id), None)
+    if found is None:
+        raise operation.unknown(webhook_id)  # deleted since
+    return found
 
 
 @router.post(

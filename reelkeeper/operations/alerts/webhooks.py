@@ -370,9 +370,14 @@ class _Serving:
         alerts.observe_within(session, [finding], run_id=_RUN)
 
 
+def unknown(endpoint_id: str) -> NotFound:
+    """Say that there is no such endpoint."""
+    return NotFound(f"no webhook {endpoint_id!r}. To see them: reelkeeper webhooks list")
+
+
 def _require(found: bool, endpoint_id: str) -> None:
     if not found:
-        raise NotFound(f"no webhook {endpoint_id!r}. To see them: reelkeeper webhooks list")
+        raise unknown(endpoint_id)
 
 
 def _audit(session: Session, event: str, endpoint_id: str, author: str, **detail: object) -> None:

@@ -39,7 +39,7 @@ def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> l
     with transaction(engine, "views") as session:
         known = {video_id: video_id for video_id in rows.known_videos(session, views)}
         known |= former_ids.known_videos(session, views.keys() - known.keys())
-        # guard plays.erased: views of a video whose user is erased meanwhile end in an error, with all that came with them
+        # guard plays.erased: views of a video whose user is erased meanwhile end in an error, with all others
         present = rows.lock(session, known.values())
         known = {named: video_id for named, video_id in known.items() if video_id in present}
         sums: Counter[str] = Counter()

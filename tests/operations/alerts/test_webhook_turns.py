@@ -1,7 +1,8 @@
 """Two who change a webhook at once on PostgreSQL take turns: neither is ended by a deadlock."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ ACTS: dict[str, Act] = {
     "choose": lambda engine, endpoint_id: webhooks.choose(engine, endpoint_id, [], author="b"),
     "disable": lambda engine, endpoint_id: webhooks.disable(engine, endpoint_id, author="b"),
     "enable": lambda engine, endpoint_id: webhooks.enable(engine, endpoint_id, author="b"),
+    "release": lambda engine, endpoint_id: webhooks.release(engine, endpoint_id, author="b", reason="told"),
     "replay": lambda engine, endpoint_id: webhooks.replay(engine, endpoint_id, since=None, author="b"),
 }
 
@@ -38,7 +40,7 @@ def test_an_endpoint_is_changed_while_another_removes_it(postgresql_engine: sa.E
     endpoint_id, _ = webhooks.add(engine, "http://127.0.0.1:9/", allow_private=True, author="a")
     put(engine, "v1", state=MessageState.GIVEN_UP)
     with ThreadPoolExecutor(1) as pool:
-        asked = []
+        asked = list[Future[object]]()
 
         def meanwhile() -> None:
             asked.append(pool.submit(ACTS[name], engine, endpoint_id))
@@ -59,12 +61,15 @@ def test_an_endpoint_that_fails_is_removed_or_enabled_meanwhile(postgresql_engin
         receiver.always["/live"] = 410
         put(engine, "v1", "v2")
         for act in (webhooks.enable, webhooks.remove):
-            asked = []
-
-            def meanwhile(act: Callable[..., None] = act) -> None:
-                asked.append(pool.submit(act, engine, endpoint_id, author="b"))
-                until_waiting(engine, 1)
-
+            asked = list[Future[None]]()
+            meanwhile = partial(
+                _ask_and_wait, asked, partial(pool.submit, act, engine, endpoint_id, author="b"), engine
+            )
             with at_statement(engine, "UPDATE outbox", meanwhile):
                 webhooks.deliver(engine, allow_private=True, seconds=3)
             asked[0].result()
+
+
+def _ask_and_wait(asked: list[Future[None]], ask: Callable[[], Future[None]], engine: sa.Engine) -> None:
+    asked.append(ask())
+    until_waiting(engine, 1)

@@ -11,8 +11,6 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Grace
-from reelkeeper.operations.lifecycle.purge import settle_claims
 from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.hold import hold, release
@@ -20,8 +18,6 @@ from reelkeeper.operations.videos.views import import_reads, record_views
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import purges
 from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.databases import at_statement, until_waiting

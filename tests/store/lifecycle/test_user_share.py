@@ -16,7 +16,7 @@ USERS = ("ann", "bob")
 
 
 def plan_for(engine: sa.Engine, live: int, going: int) -> str:
-    """Two users with `live` videos each, of which the `going` oldest are to be retired; an older plan spares the first."""
+    """Two users with `live` videos each, the `going` oldest to be retired; an older plan spares one."""
     with transaction(engine, "test") as session:
         session.execute(sa.insert(users), [{"id": name, "tier": "free"} for name in USERS])
         for place in range(2 * live):
