@@ -86,14 +86,6 @@ class Certificate(BaseModel):
         description="Number of other videos with the same bytes that this request left as they are, because they are "
         "more than `max_videos`; 0: none"
     )
-    others_kept: int = Field(
-        description="Number of other videos with the same bytes that this request left as they are, because they are "
-        "more than `max_videos`; 0: none"
-    )
-    others_kept: int = Field(
-        description="Number of other videos with the same bytes that this request left as they are, because they are "
-        "more than `max_videos`; 0: none"
-    )
 
     @classmethod
     def of(cls, found: operation.Certificate) -> "Certificate":

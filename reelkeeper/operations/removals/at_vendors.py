@@ -115,7 +115,7 @@ def _asked(settings: Settings, item: ToErase) -> VendorErasure | None:
 
 def _record(engine: Engine, item: ToErase, state: VendorErasure | None, run_id: str) -> None:
     with transaction(engine, "vendor_erase.answer") as session:
-        deployment.lock(session)  # first, as in every change: another order could deadlock
+        deployment.lock(session)
         at = now(session)
         # guard vendor_erase.ends: a vendor that never answers is asked for ever, and no person learns of it
         if state is None and at - item.asked_at > _GIVEN_UP:
