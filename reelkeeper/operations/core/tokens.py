@@ -12,7 +12,7 @@ from typing import Final
 from reelkeeper.errors import InputRefused, NotFound
 from reelkeeper.model.token_scopes import Caller, Scope, TokenLine
 from reelkeeper.store import Engine
-from reelkeeper.store.core import tokens
+from reelkeeper.store.core import deployment, tokens
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 
@@ -45,6 +45,7 @@ def create(
 def revoke(engine: Engine, token_id: str, *, author: str) -> None:
     """End a token. One that has ended already stays so. Raises NotFound."""
     with transaction(engine, "tokens.revoke") as session:
+        deployment.lock(session)
         if tokens.revoke(session, token_id):
             append(session, [Event("token_revoke", author, detail={"token": token_id})])
         elif not tokens.is_known(session, token_id):

@@ -357,12 +357,12 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     ]
     is_claimed = claimed_by(batch.lease)
     with transaction(batch.workspace.engine, "purge.settle") as session:
+        deployment.lock(session)
         settled = dict(_mark_gone(session, [blob.blob_id for blob, _ in gone], is_claimed, run_id))
         # What the bucket refuses to delete waits behind the rest: else a lock on a run's share keeps all others, too.
         for some, anew in ((back, None), (doubtful, grace), (found[Fate.REFUSED], Grace(0, 0))):
             purges.take_back(session, [blob.blob_id for blob, _ in some], is_claimed, anew)
         if overwritten:
-            deployment.lock(session)  # quotas are counted under it
             uploads = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]
             take_uploads(session, uploads, run_id=run_id, grace=grace, claim_token=batch.lease.token)
         if plan_id:
@@ -377,11 +377,10 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
 def _mark_gone(
     session: Session, blob_ids: Sequence[int], still: Condition, run_id: str
 ) -> list[tuple[int, str | None]]:
-    """Record that bytes are gone, and free the quota that they used."""
+    """Record that bytes are gone, and free the quota that they used. The caller holds the deployment row."""
     counted = purges.counted_until_purged(session, blob_ids)
     if not counted:
         return purges.mark_gone(session, blob_ids, still, run_id)
-    deployment.lock(session)  # quotas are counted under it
     # guard delete.freed: videos that a user deleted count towards the quota for ever
     with quotas.counted(session, counted):
         return purges.mark_gone(session, blob_ids, still, run_id)

@@ -46,6 +46,7 @@ _AS_AWAY: Final = {  # by SQLSTATE; for psycopg these are internal errors
 }
 _BY_STATE: Final[dict[str, tuple[type[ReelkeeperError], str]]] = {
     **{state: (Unavailable, cause) for state, cause in _AS_AWAY.items()},
+    "40P01": (Unavailable, "it ended one of two sessions that waited for each other: try again"),
     "42501": (Misconfigured, "the user lacks a right: give it the database, or GRANT ALL ON SCHEMA public to it"),
     "55P03": (
         Unavailable,

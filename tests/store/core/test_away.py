@@ -3,9 +3,12 @@
 import socket
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import NoneType
 
 import psycopg
 import pytest
@@ -17,6 +20,7 @@ from reelkeeper.errors import DiskFull, Misconfigured, ReelkeeperError, Unavaila
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import open_engine, open_store, transaction
 from reelkeeper.store.core.schema import upgrade
+from reelkeeper.store.tables import users
 from tests.databases import PASSWORD, Server
 from tests.disks import fill, small_disk
 from tests.marks import marked
@@ -162,6 +166,24 @@ def rest_within(url: str, seconds: float, statement: str) -> None:
         session.execute(sa.text("SELECT 1"))
         time.sleep(seconds)
         session.execute(sa.text(statement))
+
+
+def test_of_two_who_wait_for_each_other_one_is_told_to_try_again(postgresql_engine: sa.Engine) -> None:
+    url = postgresql_engine.url.render_as_string(hide_password=False)
+    with transaction(postgresql_engine, "test") as session:
+        session.execute(sa.insert(users), [{"id": "ann"}, {"id": "bob"}])
+
+    def take(*names: str) -> None:
+        with open_store(Settings(database_url=SecretStr(url))) as opened, transaction(opened, "test") as session:
+            for name in names:
+                session.execute(sa.update(users).where(users.c.id == name).values(tier="pro"))
+                if name == names[0]:
+                    both.wait(60)
+
+    both = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        errors = [take.exception() for take in (pool.submit(take, "ann", "bob"), pool.submit(take, "bob", "ann"))]
+    assert sorted(map(type, errors), key=str) == [NoneType, Unavailable]
 
 
 def test_a_user_who_may_not_make_tables_is_a_setting_that_is_wrong(server: Server) -> None:
