@@ -5,14 +5,17 @@ Migrations run once per session and database; each test gets a copy of the resul
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +36,8 @@ FOREIGN_SETTINGS = (
     "intervalstyle = iso_8601",
     "timezone = 'Asia/Kolkata'",
 )
+_LOCKS = re.compile(r'^\s*(?:UPDATE|DELETE FROM)\s+"?(\w+)|\bFROM\s+"?(\w+).*\bFOR (?:NO KEY )?UPDATE', re.DOTALL)
+_OURS = "/reelkeeper/operations/"
 PASSWORD = "hunter2-of-the-store"  # noqa: S105  of a server that a test has to itself
 
 
@@ -134,9 +139,11 @@ def postgresql_engine(postgresql: sa.URL, stock: Stock) -> Iterator[sa.Engine]:
     """A fresh store on PostgreSQL."""
     name = stock.lend()
     engine = open_engine(postgresql.set(database=name).render_as_string(hide_password=False))
-    yield engine
+    with out_of_turn(name) as found:
+        yield engine
     engine.dispose()
     stock.take_back(name)
+    assert found == []  # see `deployment.lock`
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -244,6 +251,29 @@ def statements(engine: sa.Engine) -> Iterator[list[str]]:
     sa.event.listen(engine, "before_cursor_execute", note)
     yield sent
     sa.event.remove(engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def out_of_turn(database: str) -> Iterator[list[str]]:
+    """Collect the operations that lock the deployment row after other rows, as two in another order could deadlock.
+
+    A row of `controls` has one owner, such as the breaker of a vendor.
+    """
+    found, first = list[str](), dict[object, str]()  # by transaction: what it locked first, and where
+
+    def note(connection: sa.Connection, _cursor: object, statement: str, *_others: object) -> None:
+        if connection.engine.url.database == database and (lock := _LOCKS.search(statement)):
+            frame: FrameType | None = sys._getframe()  # `traceback` reads each source line
+            while frame and _OURS not in frame.f_code.co_filename:
+                frame = frame.f_back
+            place = f"{lock[1] or lock[2]} at {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+            before = first.setdefault(connection.get_transaction(), place)
+            if place.startswith("deployment ") and before and not before.startswith(("deployment ", "controls ")):
+                found.append(f"{before}, then {place}")
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)  # also one that the test opens by its URL
+    yield found
+    sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
 
 @contextmanager

@@ -230,6 +230,7 @@ def claim(
         with transaction(engine, "plan.claim") as session:
             # Read before this plan is counted.
             before = plan_results.retired_in_24h(session, plan.id), plan_results.last_population(session)
+            deployment.lock(session)
             begin_applying(session, plan.id, plan.flow, under, run_id)
             # guard plans.judged: a plan beyond the blast radius is carried out
             judge(*before)
@@ -240,6 +241,7 @@ def claim(
             refusal += f"\n  or approve this plan for one run: reelkeeper approve {plan.id} --reason WHY"
             widening = {**_needed(engine, plan, before), **widening}
         with transaction(engine, "plan.refuse") as session:
+            deployment.lock(session)
             if refuse_plan(session, plan.id, refusal, widening):
                 alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
                 # guard plans.refusal_told: every night's plan is refused, and nobody knows
@@ -281,6 +283,7 @@ def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approv
         # guard trial.approved: a plan is approved, and its approval reported, where no run may carry it out
         if (standing := deployment.standing(session)).place:
             raise OnTrial(standing.live)
+        deployment.lock(session)
         approved = approve_plan(session, plan_id, author=author, reason=reason)
         made = plan_progress.undertaking(session, plan_id)
         # guard plans.given: an approval carries out a plan that was made under policies which have changed since

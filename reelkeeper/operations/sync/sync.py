@@ -16,6 +16,7 @@ from reelkeeper.operations.sync.survey import Survey
 from reelkeeper.operations.videos import overwrites
 from reelkeeper.operations.videos.doubts import look_into
 from reelkeeper.store.billing import quotas
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -98,6 +99,7 @@ def finish(workspace: Workspace, survey: Survey, outcome: str) -> tuple[int, lis
     Return the count of notes left, and five keys.
     """
     with transaction(workspace.engine, "sync.finish") as session:
+        deployment.lock(session)
         ended = doubts.drop_unseen(session, survey.started_at)
         append(
             session,
