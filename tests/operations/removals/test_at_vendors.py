@@ -1,10 +1,8 @@
 """Vendors delete what they have of erased users and of videos that were taken down, and the certificate says so."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from threading import Event
 
 import pytest
 import sqlalchemy as sa
@@ -26,7 +24,6 @@ from reelkeeper.store.core.prune_records import KINDS, delete
 from reelkeeper.store.tables import alerts, jobs, vendor_erasures, vendor_jobs
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.adapters.providers.formats import FORMATS, Format
-from tests.databases import at_statement, until_waiting
 from tests.doubles.fal import FalDouble
 from tests.doubles.replicate import ReplicateDouble
 from tests.doubles.runway import RunwayDouble
@@ -406,34 +403,3 @@ def test_an_awaited_answer_keeps_the_records_that_it_needs_and_the_certificate_o
     assert prune() == 3
     (item,) = certificate(shop.workspace.engine, video_id).vendors
     assert (item.provider, item.state, vendor.erased) == ("fal", "deleted", ["p1"])
-
-
-@FAL
-def test_an_answer_is_recorded_while_a_takedown_is_repeated(
-    generator: RemoteGenerator, shop: World, settings: Settings, at_failpoint: AtFailpoint
-) -> None:
-    """On PostgreSQL the two take turns; on SQLite a takedown that is under way shuts out all others."""
-    engine = shop.workspace.engine
-    if engine.dialect.name == "sqlite":
-        return
-    (video_id,) = ask(shop, "a cat")
-    run(shop, generator)
-    down(shop, video_id)
-    begun = Event()
-
-    def asks_again() -> None:
-        begun.set()
-        until_waiting(engine, 1)
-
-    with ThreadPoolExecutor(1) as pool:
-        asked = list[Future[Certificate]]()
-
-        def meanwhile() -> None:
-            asked.append(pool.submit(down, shop, video_id))
-            assert begun.wait(20)
-
-        at_failpoint("vendor_erase.ask.after", meanwhile)
-        with at_statement(engine, "INSERT INTO vendor_erasures", asks_again):
-            at_vendors.catch_up(engine, settings, "run")
-        assert asked[0].result().left == ()
-    assert states(shop) == [VendorErasure.DELETED]

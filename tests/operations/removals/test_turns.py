@@ -1,10 +1,8 @@
-"""A takedown, and the release of a hold, beside others at work on PostgreSQL: neither is ended by a deadlock."""
+"""The release of a hold, and views, beside an erasure on PostgreSQL: neither is ended by a deadlock."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
-from threading import Event
 from unittest.mock import Mock
 
 import pytest
@@ -12,53 +10,20 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import NotFound
 from reelkeeper.operations.removals.erase import erase
-from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.operations.videos.views import import_reads, record_views
 from reelkeeper.settings import Settings
-from reelkeeper.store.core import deployment
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.databases import at_statement, until_waiting
 from tests.faults.world import World
-from tests.operations.changes import change
-from tests.operations.conftest import AtFailpoint
 
 
 @pytest.fixture
 def engine(postgresql_engine: sa.Engine) -> sa.Engine:
     """Only PostgreSQL has locks of rows."""
     return postgresql_engine
-
-
-def test_bytes_of_an_unknown_sha256_are_taken_down_while_others_change_their_row(
-    world: World, at_failpoint: AtFailpoint
-) -> None:
-    engine = world.workspace.engine
-    world.video("v1")
-    change(world, blobs, sha256=None)
-    begun = Event()
-
-    def change_later() -> None:
-        with transaction(engine, "other") as session:
-            deployment.lock(session)  # as in every change
-            begun.set()
-            until_waiting(engine, 1)
-            session.execute(sa.update(blobs).values(run_id="other"))
-
-    with ThreadPoolExecutor(1) as pool:
-        others: list[Future[None]] = []
-
-        def meanwhile() -> None:
-            others.append(pool.submit(change_later))
-            assert begun.wait(60)
-
-        at_failpoint("takedown.read.before", meanwhile)
-        scratch = Path(world.address.folder) / "scratch"
-        found = take_down(world.workspace, "v1", TakedownOrder("counsel", "order", "down-1"), scratch=scratch)
-        others[0].result()
-    assert found.left == ()
 
 
 def test_a_hold_is_released_while_its_user_is_erased(world: World) -> None:
