@@ -111,7 +111,7 @@ def observe_within(
     found = list(findings)
     judged = {*rules, *(one_line(finding.rule) for finding in found)}
     # guard alerts.turns: two concurrent runs report the same alert twice, or fail
-    alerts.one_at_a_time(session)
+    deployment.lock(session)
     at = now(session)
     rows = alerts.related(session, judged, {one_line(finding.period) for finding in found})
     known = [
@@ -149,7 +149,7 @@ def tell_fit(engine: Engine, machine: str, *, run_id: str) -> None:
 
 def forget(session: Session, rule: str, scope: str) -> None:
     """Close the open alerts of a rule and scope silently: a newer message replaces them."""
-    alerts.one_at_a_time(session)
+    deployment.lock(session)
     open_ids = [row.id for row in alerts.related(session, {rule}, ()) if row.scope == scope]
     alerts.close(session, open_ids, now(session))
 

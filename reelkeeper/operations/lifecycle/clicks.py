@@ -19,6 +19,7 @@ from reelkeeper.rules.core.wording import size
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.alerts.alerts import ListedAlert
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.lifecycle.plans import Approved
 
@@ -85,7 +86,7 @@ def _acknowledge(engine: Engine, click: Click) -> ClickResult:
 def _snooze(engine: Engine, click: Click) -> ClickResult:
     author, reason = _author(click), "snoozed by a button in Slack"
     with transaction(engine, "alerts.snooze") as session:
-        alerts.one_at_a_time(session)
+        deployment.lock(session)
         alert, at = _find(session, click.alert_id), now(session)
         standing = [item for item in alerts.snoozes_in_force(session) if item.rule == alert.rule]
         # guard slack.one_snooze: two presses make two snoozes, and ending one leaves the other

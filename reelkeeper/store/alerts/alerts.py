@@ -10,7 +10,7 @@ from sqlmodel import Session
 
 from reelkeeper.model.alerts import AlertState, Finding, Severity
 from reelkeeper.store.core.engine import Clock, changed
-from reelkeeper.store.tables import alerts, deployment, snoozes
+from reelkeeper.store.tables import alerts, snoozes
 
 _CROSSING = ("rule", "scope", "period", "level")
 _SAID = ("severity", "title", "text", "suggestion", "figures", "impact_microusd")
@@ -47,11 +47,6 @@ class Snoozed(NamedTuple):
     author: str
     reason: str
     until: datetime
-
-
-def one_at_a_time(session: Session) -> None:
-    """Make other observations wait until this transaction ends: two runs must not report the same news twice."""
-    session.execute(sa.select(deployment.c.id).with_for_update())
 
 
 def related(session: Session, rules: Collection[str], periods: Collection[str]) -> Sequence[sa.Row[Any]]:
