@@ -33,6 +33,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.removals import takedowns
 from reelkeeper.store.tables import blobs, cache_entries, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
@@ -245,6 +246,17 @@ def test_the_same_bytes_are_taken_down_with_it_where_asked_and_no_others(world: 
     assert states(world) == {"v1": "gone", "v2": "gone", "v3": "gone", "v4": "live"}
     assert certificate(world.workspace.engine, "v1").objects == found.objects
     world.check()
+
+
+def test_another_that_is_erased_meanwhile_keeps_none_of_the_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.video("v1")
+    world.video("v3")
+    look = takedowns.videos_with_same_bytes
+    monkeypatch.setattr(takedowns, "videos_with_same_bytes", lambda *asked: ["v2", *look(*asked)])
+    assert down(world, same_bytes=True).video_ids == ("v1", "v3")
+    assert states(world) == {"v1": "gone", "v3": "gone"}
 
 
 def test_the_same_bytes_are_not_uploaded_or_made_again(world: World, lease: Lease, make_clip: MakeClip) -> None:

@@ -14,6 +14,7 @@ from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import Survey, confirm_missing, survey
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.rules.sync.adoption import AdoptionLimits
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, cache_entries, users, videos
@@ -162,8 +163,7 @@ def test_other_bytes_at_a_key_of_ours_are_a_doubt_and_no_upload(world: World, le
     found, before = look(world), rows(world)
     (page,) = world.workspace.bucket.pages()
     assert mend(world, found, lease) == [page[0].key]
-    with transaction(world.workspace.engine, "test") as session:
-        take_uploads(session, [(blob_id, page[0])], run_id="r", grace=GRACE)
+    take(world, (blob_id, page[0]))
     assert rows(world) == before
 
 
@@ -193,12 +193,17 @@ def test_a_new_upload_is_not_retired_as_one_that_came_back(
     assert rows(world) == before
 
 
+def take(world: World, found: tuple[int, StoredObject]) -> None:
+    with transaction(world.workspace.engine, "test") as session:
+        deployment.lock(session)
+        take_uploads(session, [found], run_id="r", grace=GRACE)
+
+
 def test_an_object_described_by_its_own_row_is_no_upload_for_another(
     world: World, stored_anew: tuple[int, StoredObject]
 ) -> None:
     before = rows(world)
-    with transaction(world.workspace.engine, "test") as session:
-        take_uploads(session, [stored_anew], run_id="r", grace=GRACE)
+    take(world, stored_anew)
     assert rows(world) == before
 
 
@@ -207,8 +212,7 @@ def test_a_videos_bytes_at_another_key_of_the_services_are_not_retired(world: Wo
     present = world.video("v1", key=put(world, "ann/v1.mov"), stored=False, generation=2)
     found = world.workspace.bucket.head(f"{world.address.prefix}ann/v1.mp4")
     assert found
-    with transaction(world.workspace.engine, "test") as session:
-        take_uploads(session, [(older, found._replace(etag="0" * 32))], run_id="r", grace=GRACE)
+    take(world, (older, found._replace(etag="0" * 32)))
     with reading(world.workspace.engine) as session:
         kept = session.execute(sa.select(blobs.c.state, blobs.c.purge_after).where(blobs.c.id == present)).one()
     assert tuple(kept) == (BlobState.LIVE, None)
@@ -223,8 +227,7 @@ def test_an_unchanged_or_claimed_object_is_no_upload(world: World, claimed: bool
     if claimed:
         change(world, blobs, etag="0" * 32, state=BlobState.DELETING, claim_token=7)
     before = rows(world)
-    with transaction(world.workspace.engine, "test") as session:
-        take_uploads(session, [(blob_id, found)], run_id="r", grace=GRACE)
+    take(world, (blob_id, found))
     assert rows(world) == before
 
 
