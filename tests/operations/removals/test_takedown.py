@@ -248,9 +248,7 @@ def test_the_same_bytes_are_taken_down_with_it_where_asked_and_no_others(world: 
     world.check()
 
 
-def test_another_that_is_erased_meanwhile_keeps_none_of_the_rest(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_that_is_erased_meanwhile_keeps_none_of_the_rest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.video("v1")
     world.video("v3")
     look = takedowns.videos_with_same_bytes
