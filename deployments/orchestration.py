@@ -36,7 +36,7 @@ _IN_PROCESS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # seconds; cut to whole ones, and 0 never pauses
 }
 # Most of what a server costs at rest is wake-ups. Prefect looks for late runs, pauses, cleanups and new schedules each
-# 5 s. A worker's query for due runs costs the server 30 to 45 ms of CPU: for two pools, each 7 s, over 1 % of a core.
+# 5 s. A worker's query for due runs costs the server 30 to 45 ms of CPU: for two pools, each 3 s, over 2 % of a core.
 _STAYING = {
     # What a run holds of its deployment's limit is a lease, by default in memory. A run whose lease is gone, as after a
     # restart of the server, is ended when it would renew it.

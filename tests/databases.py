@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -277,16 +278,18 @@ def out_of_turn(database: str) -> Iterator[list[str]]:
 
 
 @contextmanager
-def at_statement(engine: sa.Engine, begins: str, act: Callable[[], object]) -> Iterator[None]:
-    """Call `act` once, right before the first statement that begins so is sent."""
-    waits = [act]
+def beside(engine: sa.Engine, begins: str, act: Callable[[], object]) -> Iterator[list[Future[object]]]:
+    """Let another thread `act` right before the first statement that begins so is sent, until it waits for a row."""
+    begun = list[Future[object]]()
+    with ThreadPoolExecutor(1) as pool:
 
-    def look(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
-        if statement.startswith(begins) and waits:
-            waits.pop()()
+        def look(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
+            if statement.startswith(begins) and not begun:
+                begun.append(pool.submit(act))
+                until_waiting(engine, 1)
 
-    sa.event.listen(engine, "before_cursor_execute", look)
-    try:
-        yield
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", look)
+        sa.event.listen(engine, "before_cursor_execute", look)
+        try:
+            yield begun
+        finally:
+            sa.event.remove(engine, "before_cursor_execute", look)

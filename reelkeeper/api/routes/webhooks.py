@@ -11,7 +11,6 @@ from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.alerts import Endpoint, EventType
 from reelkeeper.model.token_scopes import Caller, Scope
-from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts import webhooks as operation
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -109,16 +108,9 @@ def set_webhook(
     engine = app_state.workspace.engine
     operation.choose(engine, webhook_id, body.events, author=caller.name)
     # guard webhooks.enabled_already: a service that sets its events often keeps a dead endpoint from being reported
-    if body.enabled != (_find(engine, webhook_id).disabled_at is None):
+    if body.enabled != (operation.find(engine, webhook_id).disabled_at is None):
         (operation.enable if body.enabled else operation.disable)(engine, webhook_id, author=caller.name)
-    return _find(engine, webhook_id)
-
-
-def _find(engine: Engine, webhook_id: str) -> Endpoint:
-    found = next((line for line in operation.listed(engine) if line.id == webhook_id), None)
-    if found is None:
-        raise operation.unknown(webhook_id)  # deleted since
-    return found
+    return operation.find(engine, webhook_id)
 
 
 @router.post(

@@ -163,6 +163,13 @@ def listed(engine: Engine) -> list[Endpoint]:
         return webhooks.listed(session)
 
 
+def find(engine: Engine, endpoint_id: str) -> Endpoint:
+    """Return this endpoint. Raises NotFound."""
+    found = [endpoint for endpoint in listed(engine) if endpoint.id == endpoint_id]
+    _require(bool(found), endpoint_id)
+    return found[0]
+
+
 @dataclass(slots=True)
 class Deliveries:
     """The number of events accepted by endpoints, and of failed attempts."""
@@ -370,14 +377,9 @@ class _Serving:
         alerts.observe_within(session, [finding], run_id=_RUN)
 
 
-def unknown(endpoint_id: str) -> NotFound:
-    """Say that there is no such endpoint."""
-    return NotFound(f"no webhook {endpoint_id!r}. To see them: reelkeeper webhooks list")
-
-
 def _require(found: bool, endpoint_id: str) -> None:
     if not found:
-        raise unknown(endpoint_id)
+        raise NotFound(f"no webhook {endpoint_id!r}. To see them: reelkeeper webhooks list")
 
 
 def _audit(session: Session, event: str, endpoint_id: str, author: str, **detail: object) -> None:

@@ -37,11 +37,8 @@ class ReadsOfDay(NamedTuple):
 def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> list[str]:
     """Add `views` (video id -> count) at the time `at`; return the unknown ids, which are left out."""
     with transaction(engine, "views") as session:
-        known = {video_id: video_id for video_id in rows.known_videos(session, views)}
-        known |= former_ids.known_videos(session, views.keys() - known.keys())
-        # guard plays.erased: views of a video whose user is erased meanwhile end in an error, with all others
-        present = rows.lock(session, known.values())
-        known = {named: video_id for named, video_id in known.items() if video_id in present}
+        known = rows.lock(session, {video_id: video_id for video_id in views})
+        known |= rows.lock(session, former_ids.known_videos(session, views.keys() - known.keys()))
         sums: Counter[str] = Counter()
         for named, video_id in known.items():
             sums[video_id] += views[named]
@@ -69,9 +66,7 @@ def import_reads(engine: Engine, client: Client, bucket: str, day: date, *, comp
     """
     reads = client.object_reads(day, bucket=bucket)
     with transaction(engine, "views.reads") as session:
-        named = rows.videos_at(session, sorted(reads.by_key))
-        present = rows.lock(session, named.values())
-        owners = {key: video_id for key, video_id in named.items() if video_id in present}
+        owners = rows.lock(session, rows.videos_at(session, sorted(reads.by_key)))
         views: Counter[str] = Counter()
         for key, video_id in owners.items():
             views[video_id] += reads.by_key[key]

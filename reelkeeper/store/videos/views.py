@@ -1,6 +1,6 @@
 """Record how often videos were viewed on a day, and when last."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState
-from reelkeeper.store.core.engine import insert_into
+from reelkeeper.store.core.engine import insert_into, one_of
 from reelkeeper.store.tables import blobs, daily_views, videos, view_days
 from reelkeeper.store.videos.conditions import replaced_by, replaced_in_place
 
@@ -16,18 +16,15 @@ _MAX_VIEWS = 2**31 - 1  # what the column holds on PostgreSQL
 _AT_ONCE = 1_000  # keys or ids in one statement
 
 
-def known_videos(session: Session, video_ids: Iterable[str]) -> set[str]:
-    """Return those of `video_ids` that are in the catalogue."""
-    return set(session.execute(sa.select(videos.c.id).where(videos.c.id.in_(video_ids))).scalars())
-
-
-def lock(session: Session, video_ids: Iterable[str]) -> set[str]:
-    """Lock these videos, whose views are counted next; return those that an erasure has not deleted by now."""
-    wanted, found = sorted(set(video_ids)), set[str]()
-    for start in range(0, len(wanted), _AT_ONCE):
-        chosen = sa.select(videos.c.id).where(videos.c.id.in_(wanted[start : start + _AT_ONCE]))
-        found |= set(session.execute(chosen.order_by(videos.c.id).with_for_update(key_share=True)).scalars())
-    return found
+def lock(session: Session, named: Mapping[str, str]) -> dict[str, str]:
+    """Lock the videos of these names (name -> id), whose views are counted next; return those in the catalogue."""
+    chosen = (
+        sa.select(videos.c.id).where(one_of(session, videos.c.id, sorted(set(named.values())))).order_by(videos.c.id)
+    )
+    # guard plays.erased: views of a video whose user is erased meanwhile end in an error, with all others
+    chosen = chosen.with_for_update(key_share=True)
+    present = set(session.execute(chosen).scalars())
+    return {name: video_id for name, video_id in named.items() if video_id in present}
 
 
 def recorded_days(session: Session) -> set[date]:

@@ -1,7 +1,6 @@
 """Two who change a webhook at once on PostgreSQL take turns: neither is ended by a deadlock."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -13,7 +12,7 @@ from reelkeeper.operations.alerts import webhooks
 from reelkeeper.store.alerts import webhooks as rows
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import outbox
-from tests.databases import at_statement, until_waiting
+from tests.databases import beside
 from tests.doubles.receiver import Receiver
 
 Act = Callable[[sa.Engine, str], object]
@@ -39,37 +38,23 @@ def test_an_endpoint_is_changed_while_another_removes_it(postgresql_engine: sa.E
     engine = postgresql_engine
     endpoint_id, _ = webhooks.add(engine, "http://127.0.0.1:9/", allow_private=True, author="a")
     put(engine, "v1", state=MessageState.GIVEN_UP)
-    with ThreadPoolExecutor(1) as pool:
-        asked = list[Future[object]]()
-
-        def meanwhile() -> None:
-            asked.append(pool.submit(ACTS[name], engine, endpoint_id))
-            until_waiting(engine, 1)
-
-        with at_statement(engine, "DELETE FROM webhook_endpoints", meanwhile):
-            webhooks.remove(engine, endpoint_id, author="a")
-        with pytest.raises(NotFound):
-            asked[0].result()
+    with beside(engine, "DELETE FROM webhook_endpoints", partial(ACTS[name], engine, endpoint_id)) as begun:
+        webhooks.remove(engine, endpoint_id, author="a")
+    with pytest.raises(NotFound):
+        begun[0].result()
     with reading(engine) as session:
         assert session.execute(sa.select(outbox.c.state)).scalars().all() == [MessageState.GIVEN_UP]
 
 
-def test_an_endpoint_that_fails_is_removed_or_enabled_meanwhile(postgresql_engine: sa.Engine) -> None:
+@pytest.mark.parametrize("act", [webhooks.enable, webhooks.remove])
+def test_an_endpoint_that_fails_is_removed_or_enabled_meanwhile(
+    postgresql_engine: sa.Engine, act: Callable[..., None]
+) -> None:
     engine = postgresql_engine
-    with Receiver().serving() as receiver, ThreadPoolExecutor(1) as pool:
+    with Receiver().serving() as receiver:
         endpoint_id, _ = webhooks.add(engine, receiver.url("/live"), allow_private=True, author="a")
         receiver.always["/live"] = 410
         put(engine, "v1", "v2")
-        for act in (webhooks.enable, webhooks.remove):
-            asked = list[Future[None]]()
-            meanwhile = partial(
-                _ask_and_wait, asked, partial(pool.submit, act, engine, endpoint_id, author="b"), engine
-            )
-            with at_statement(engine, "UPDATE outbox", meanwhile):
-                webhooks.deliver(engine, allow_private=True, seconds=3)
-            asked[0].result()
-
-
-def _ask_and_wait(asked: list[Future[None]], ask: Callable[[], Future[None]], engine: sa.Engine) -> None:
-    asked.append(ask())
-    until_waiting(engine, 1)
+        with beside(engine, "UPDATE outbox", partial(act, engine, endpoint_id, author="b")) as begun:
+            webhooks.deliver(engine, allow_private=True, seconds=3)
+        begun[0].result()

@@ -1,8 +1,8 @@
 """The release of a hold, and views, beside an erasure on PostgreSQL: neither is ended by a deadlock."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from unittest.mock import Mock
 
 import pytest
@@ -16,7 +16,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos.holds import HoldTerms
-from tests.databases import at_statement, until_waiting
+from tests.databases import beside
 from tests.faults.world import World
 
 
@@ -30,17 +30,10 @@ def test_a_hold_is_released_while_its_user_is_erased(world: World) -> None:
     engine = world.workspace.engine
     world.video("v1")
     placed = hold(engine, HoldTerms("user", "ann", "why", "ops"))
-    with ThreadPoolExecutor(1) as pool:
-        others: list[Future[None]] = []
-
-        def meanwhile() -> None:
-            others.append(pool.submit(release, engine, placed.id, author="ops"))
-            until_waiting(engine, 1)
-
-        with at_statement(engine, "DELETE FROM holds", meanwhile):
-            done = erase(world.workspace, "ann", by="ops", run_id="erase-1", settings=Settings(), wait_seconds=0)
-        with pytest.raises(NotFound):
-            others[0].result()
+    with beside(engine, "DELETE FROM holds", partial(release, engine, placed.id, author="ops")) as begun:
+        done = erase(world.workspace, "ann", by="ops", run_id="erase-1", settings=Settings(), wait_seconds=0)
+    with pytest.raises(NotFound):
+        begun[0].result()
     assert done.left == ()
 
 
@@ -61,15 +54,8 @@ def test_views_are_counted_while_their_videos_user_is_erased(
 ) -> None:
     engine = world.workspace.engine
     world.video("v1")
-    with ThreadPoolExecutor(1) as pool:
-        others: list[Future[None]] = []
-
-        def meanwhile() -> None:
-            others.append(pool.submit(count_views, engine))
-            until_waiting(engine, 1)
-
-        # the blobs' rows name the video until then
-        with at_statement(engine, "DELETE FROM daily_views", meanwhile):
-            done = erase(world.workspace, "ann", by="ops", run_id="erase-1", settings=Settings(), wait_seconds=0)
-        others[0].result()
+    # the blobs' rows name the video until then
+    with beside(engine, "DELETE FROM daily_views", partial(count_views, engine)) as begun:
+        done = erase(world.workspace, "ann", by="ops", run_id="erase-1", settings=Settings(), wait_seconds=0)
+    begun[0].result()
     assert done.left == ()
