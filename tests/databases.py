@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
@@ -154,8 +154,8 @@ def engine(request: pytest.FixtureRequest) -> sa.Engine:
     return made
 
 
-def until_waiting(engine: sa.Engine, count: int) -> None:
-    """Wait until `count` sessions of this PostgreSQL database wait for a locked row."""
+def until_waiting(engine: sa.Engine, count: int, begun: Collection[Future[object]] = ()) -> None:
+    """Wait until `count` sessions of this PostgreSQL database wait for a locked row: what was `begun` never ends."""
     waits = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
@@ -163,6 +163,7 @@ def until_waiting(engine: sa.Engine, count: int) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         while connection.execute(waits).scalar_one() < count:
             assert time.monotonic() < deadline
+            assert not any(act.done() for act in begun), "it waited for nothing"
             time.sleep(0.01)
 
 
@@ -286,7 +287,7 @@ def beside(engine: sa.Engine, begins: str, act: Callable[[], object]) -> Iterato
         def look(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
             if statement.startswith(begins) and not begun:
                 begun.append(pool.submit(act))
-                until_waiting(engine, 1)
+                until_waiting(engine, 1, begun)
 
         sa.event.listen(engine, "before_cursor_execute", look)
         try:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.errors import InputRefused
 from reelkeeper.model.ids import earlier_id, identifier, is_made
-from reelkeeper.store.core import former_ids
+from reelkeeper.store.core import deployment, former_ids
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
 from reelkeeper.store.videos.csv_columns import (
@@ -33,6 +33,7 @@ from reelkeeper.store.videos.csv_columns import (
     whole_lines,
 )
 from reelkeeper.store.videos.videos import owners_of
+from reelkeeper.store.videos.views import lock
 
 _BATCH = 2_000
 _SHOWN = 10
@@ -54,7 +55,7 @@ class Imported(NamedTuple):
 def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[[Any], Collection[str]]) -> Imported:
     """Add users, or set the tier and creation time of existing ones; an empty time keeps the old one.
 
-    `known_tiers` returns the names of the tiers in force, and locks them until the transaction ends.
+    `known_tiers` returns the names of the tiers in force, which stay in force until the transaction ends.
 
     Raises InputRefused, with nothing changed, naming line, column and value of each bad field, also for two lines of
     one user by two of their ids.
@@ -138,6 +139,8 @@ def import_views(
         days.update(line.values["day"] for line in batch)
         is_of_ours |= bool(known)
         if known and not problems:
+            # guard imports.viewed: on PostgreSQL, a view of one of its videos ends it, or is ended by it
+            lock(session, {line.values["video_id"]: line.values["video_id"] for line in known})
             insert = insert_into(session, daily_views)
             session.execute(
                 insert.on_conflict_do_update(index_elements=["video_id", "day"], set_={"views": insert.excluded.views}),
@@ -176,10 +179,15 @@ _Finish = Callable[[Session, list[Problem]], None]
 def import_lines(
     engine: sa.Engine, name: str, parsed: Iterator[CsvLine | Problem], take: _Take, finish: _Finish | None = None
 ) -> Imported:
-    """Pass valid lines to `take`, in batches, in one transaction. Raises InputRefused if any line is invalid."""
+    """Pass valid lines to `take`, in batches, in one transaction. Raises InputRefused if any line is invalid.
+
+    Other changes wait meanwhile, as it works on rows of many videos in the order of its file.
+    """
     problems: list[Problem] = []
     taken = skipped = 0
     with transaction(engine, name) as session:
+        # guard imports.turns: on PostgreSQL, a plan, a sync, an erasure or another import ends it, or is ended by it
+        deployment.lock(session)
         while batch := list(islice(parsed, _BATCH)):
             problems += [line for line in batch if isinstance(line, Problem)]
             good = [line for line in batch if isinstance(line, CsvLine)]
