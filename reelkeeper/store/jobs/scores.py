@@ -137,9 +137,7 @@ def _lower(dialect: str, rank: SizeAndAge) -> sa.Update:
 
     A user's other jobs can wait until one of these has started: each write renews a dozen indexes.
     """
-    of_each = _of_each(dialect, "users", jobs.c.user_id, _AGE, _most_ahead(rank)).subquery()
-    ahead = sa.func.row_number().over(partition_by=of_each.c.user_id, order_by=(of_each.c.created_at, of_each.c.id))
-    first = sa.select(*of_each.c, (ahead - 1).label("ahead")).subquery()
+    first = _of_each(dialect, "users", jobs.c.user_id, _AGE, _most_ahead(rank)).subquery()
     too_much = seconds_of(rank, first, times_of(rank, first.c.place) - times_of(rank, first.c.ahead))
     nth = sa.func.row_number().over(partition_by=first.c.user_id, order_by=(first.c.score - too_much, first.c.id))
     found = sa.select(first.c.id, first.c.ahead, first.c.line, too_much.label("too_much"), nth.label("nth")).subquery()
@@ -223,11 +221,15 @@ def _of_each(
         given = sa.bindparam(keys, type_=postgresql.ARRAY(sa.String()))
         key = sa.func.unnest(given).table_valued("value").render_derived()
     is_of_it = (waits(jobs), column == key.c.value, *chosen)
-    if dialect == "sqlite":  # has no LATERAL
-        found, ids = jobs.alias(), sa.select(jobs.c.id).where(*is_of_it).order_by(*order).limit(count)
-        joined = key.join(found, found.c.id.in_(ids.correlate(key)))
-        return sa.select(*(found.c[name] for name in _NEEDED)).select_from(joined)
-    wanted = sa.select(*(jobs.c[name] for name in _NEEDED)).where(*is_of_it)
+    if dialect == "sqlite":  # has no LATERAL, but reads what a function returns of another table's row
+        rows = sa.select(sa.literal_column("jobs.rowid").label("row"))
+        rows = rows.where(*is_of_it).order_by(*order).limit(count).correlate(key)
+        listed = sa.select(sa.func.json_group_array(rows.subquery().c.row)).scalar_subquery()
+        row, found = sa.func.json_each(listed).table_valued("key", "value"), jobs.alias("found")
+        joined = key.join(row, sa.true()).join(found, sa.literal_column("found.rowid") == row.c.value)
+        return sa.select(*(found.c[name] for name in _NEEDED), row.c.key.label("ahead")).select_from(joined)
+    ahead = sa.func.row_number().over(order_by=order) - 1
+    wanted = sa.select(*(jobs.c[name] for name in _NEEDED), ahead.label("ahead")).where(*is_of_it)
     each = wanted.order_by(*order).limit(count).correlate(key).lateral()
     return sa.select(each).select_from(key.join(each, sa.true()))
 
@@ -246,7 +248,8 @@ def _window(
     for name, order, most in (("best", ("score", *age), _FIRST), ("oldest", age, _OLDEST)):
         by, count = [jobs.c[part] for part in order], sa.bindparam(name, type_=sa.Integer)
         of_lines = _of_each(dialect, "lines", jobs.c.line, by, count, *chosen).subquery()
-        windows.append(sa.select(of_lines).order_by(*(of_lines.c[part] for part in order)).limit(most).subquery())
+        told = (of_lines.c[name] for name in _NEEDED)
+        windows.append(sa.select(*told).order_by(*(of_lines.c[part] for part in order)).limit(most).subquery())
     found = sa.union(*map(sa.select, windows)).subquery()
     told = (found.c[name] for name in _NEEDED[:6])
     counted = sa.case((found.c.place > 0, _ahead(found, most_ahead)), else_=0)
