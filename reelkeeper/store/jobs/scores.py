@@ -222,7 +222,7 @@ def _of_each(
         key = sa.func.unnest(given).table_valued("value").render_derived()
     is_of_it = (waits(jobs), column == key.c.value, *chosen)
     if dialect == "sqlite":  # has no LATERAL, but reads what a function returns of another table's row
-        rows = sa.select(sa.literal_column("jobs.rowid").label("row"))
+        rows: sa.Select[Any] = sa.select(sa.literal_column("jobs.rowid").label("row"))
         rows = rows.where(*is_of_it).order_by(*order).limit(count).correlate(key)
         listed = sa.select(sa.func.json_group_array(rows.subquery().c.row)).scalar_subquery()
         row, found = sa.func.json_each(listed).table_valued("key", "value"), jobs.alias("found")
