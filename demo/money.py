@@ -22,6 +22,7 @@ from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.reports.report import MonthReport, gather
+from reelkeeper.rules.core.wording import many
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import outbox
@@ -47,7 +48,8 @@ def spend(workspace: Workspace) -> None:
     say(f"day, and {jobs:,} on {spiked:%-d %B}, as by a runaway script.")
     with _quiet():
         report = monitor_costs(dry_run=False)
-    say(f"monitor_costs charged {report.days_charged} days and checked them. This month's bill so far:")
+    days = many(report.days_charged, "day")
+    say(f"monitor_costs charged {days} and judged the spend. This month's bill so far:")
     bill_command.bill(usage=None, month=None, by="service", reconcile=None, limit=100, as_json=False)
     say("By user, by day, or as CSV with the column names of FOCUS: `reelkeeper bill --by user`, `--csv`.")
 
