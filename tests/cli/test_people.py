@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 
+from reelkeeper import failpoints
 from reelkeeper.model.ids import earlier_id
 from reelkeeper.operations.core.workspace import note_trial, open_workspace
 from reelkeeper.settings import Settings
@@ -22,6 +23,7 @@ from tests.doubles.r2 import R2Double
 from tests.reading import TIME, UUID, as_read
 
 Ask = Callable[..., Any]
+Patch = pytest.MonkeyPatch
 CLOCK = re.compile(r"\d\d:\d\d:\d\d")
 
 
@@ -248,6 +250,62 @@ v1 skipped - a purge has claimed its bytes; if they are still stored, they can b
 restored after <at> UTC
 1 of 2 are restored, held for 30 days.\
 """)
+
+
+@pytest.fixture
+def three_retired(reelkeeper: Run, one_video: str, tmp_path: Path, tiny_clip: Path, monkeypatch: Patch) -> None:
+    """Three retired videos of ann's, restored one by one."""
+    assert one_video == "v1"
+    for name in ("v2", "v3"):
+        reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", name)
+    with sqlite3.connect(tmp_path / "state" / "store.sqlite3") as store:
+        store.execute("UPDATE videos SET state = 'retired'")
+        store.execute("UPDATE blobs SET state = 'retired', purge_after = '2026-01-01 00:00:00.000000'")
+    monkeypatch.setattr("reelkeeper.operations.lifecycle.restore._BATCH", 1)
+
+
+def once_restored(happens: Callable[[], object]) -> None:
+    """Have something happen once, when the first batch is restored."""
+
+    def pass_by(name: str) -> None:
+        if name == "restore.after_commit":
+            failpoints.observe(None)
+            happens()
+
+    failpoints.observe(pass_by)
+
+
+@pytest.mark.usefixtures("three_retired")
+def test_a_restore_that_ends_half_way_tells_what_it_restored_and_what_it_did_not_try(
+    reelkeeper: Run, ask: Ask, double: R2Double
+) -> None:
+    once_restored(lambda: double.faults.fail("ListObjectsV2", 403))
+    told = ask("restore", "--user", "ann", exit_code=1)
+    became = {outcome["video_id"]: outcome["action"] for outcome in told["outcomes"]}
+    assert became == {"v1": "restored", "v2": "failed", "v3": "not_tried"}
+    once_restored(lambda: double.faults.fail("ListObjectsV2", 403))
+    told = reelkeeper("restore", "--user", "ann", exit_code=1)
+    assert as_read(told.stdout, person=getuser(), size=SIZE) == snapshot("""\
+video became bytes why
+v2 restored <size> by <person>
+v3 failed - the restore ended at it, or at one of its batch: to see what it is now,
+reelkeeper videos why
+1 of 2 are restored, held for 30 days.\
+""")
+    assert "AccessDenied" in told.stderr
+    assert {video["id"]: video["state"] for video in ask("videos")} == {"v1": "live", "v2": "live", "v3": "retired"}
+
+
+@pytest.mark.usefixtures("three_retired")
+def test_a_restore_that_is_refused_half_way_does_not_say_that_nothing_was_changed(
+    reelkeeper: Run, ask: Ask, double: R2Double, prefix: str
+) -> None:
+    foreign = f"{prefix}.epochs/{10**6:012}-{'0' * 16}"
+    once_restored(lambda: double.client.put_object(Bucket=BUCKET, Key=foreign, Body=b"{}"))
+    told = ask("restore", "--user", "ann", exit_code=6)
+    assert [outcome["action"] for outcome in told["outcomes"]] == ["restored", "failed", "not_tried"]
+    told = ask("restore", "--user", "ann", exit_code=9)
+    assert [outcome["action"] for outcome in told["outcomes"]] == ["failed", "not_tried"]
 
 
 @pytest.mark.long

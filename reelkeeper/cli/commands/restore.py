@@ -1,5 +1,6 @@
 """`restore`: bring back retired videos, and undo swaps."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,13 +8,14 @@ import typer
 from reelkeeper.cli.opening import configured, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import new_run_id, who
-from reelkeeper.errors import NotFound, PartialFailure
+from reelkeeper.errors import NotFound, PartialFailure, Refused
+from reelkeeper.model import Outcome
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Engine
+    from reelkeeper.operations.lifecycle.restore import Restorer
 
-_BATCH = 500
 _NAMED = 5  # runs to list if an id is ambiguous
 
 
@@ -58,32 +60,43 @@ def restore(
                 waits = f", {len(claimed):,} not yet: {claimed[0].reason}" if claimed else ""
                 say(f"{len(found):,} would be restored{waits}; nothing was changed.")
             return
-        outcomes = [
-            outcome
-            for start in range(0, len(found), _BATCH)
-            for outcome in operation.restore(
-                opened,
-                found[start : start + _BATCH],
-                run_id=run_id,
-                author=who(),
-                grace=grace,
-                hold_days=hold_days,
-                scratch=configured().scratch,
-            )
-        ] + claimed
-    restored = [outcome for outcome in outcomes if outcome.action == "restored"]
+        outcomes = list[Outcome]()
+        by = operation.Restorer(run_id, who(), grace, hold_days, configured().scratch)
+        try:
+            operation.restore_each(opened, found, by, outcomes)
+        except Refused as error:
+            # guard restore.in_part: videos are restored, and a script is told that nothing was changed
+            if not _restored(outcomes):
+                raise
+            raise PartialFailure(f"{_unrestored(outcomes)}: {error}") from None
+        # guard restore.reported: after an error, nobody is told which videos are restored, and which are not
+        finally:
+            outcomes += claimed
+            if outcomes:
+                _report(outcomes, by, as_json=as_json)
+    if _restored(outcomes) < len(outcomes):
+        raise PartialFailure(_unrestored(outcomes))
+
+
+def _report(outcomes: "Sequence[Outcome]", by: "Restorer", *, as_json: bool) -> None:
     if as_json:
-        emit({"run_id": run_id, "outcomes": outcomes})
-    else:
-        rows = [
-            (outcome.video_id, outcome.action, size(outcome.after_bytes or None), outcome.reason)
-            for outcome in outcomes
-        ]
-        table(("!video", "became", ">bytes", "why"), rows)
-        held = f", held for {many(hold_days, 'day')}" if hold_days else ""
-        say(f"{len(restored):,} of {len(outcomes):,} are restored{held}.")
-    if len(restored) < len(outcomes):
-        raise PartialFailure(f"not restored: {len(outcomes) - len(restored):,} of {many(len(outcomes), 'video')}")
+        emit({"run_id": by.run_id, "outcomes": outcomes})
+        return
+    rows = [
+        (outcome.video_id, outcome.action.replace("_", " "), size(outcome.after_bytes or None), outcome.reason)
+        for outcome in outcomes
+    ]
+    table(("!video", "became", ">bytes", "why"), rows)
+    held = f", held for {many(by.hold_days, 'day')}" if by.hold_days else ""
+    say(f"{_restored(outcomes):,} of {len(outcomes):,} are restored{held}.")
+
+
+def _restored(outcomes: "Sequence[Outcome]") -> int:
+    return sum(outcome.action == "restored" for outcome in outcomes)
+
+
+def _unrestored(outcomes: "Sequence[Outcome]") -> str:
+    return f"not restored: {len(outcomes) - _restored(outcomes):,} of {many(len(outcomes), 'video')}"
 
 
 def _full_run_id(engine: "Engine", run: str) -> str:

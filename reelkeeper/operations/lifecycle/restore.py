@@ -35,6 +35,9 @@ from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent, announce
 
 MAX_HOLD_DAYS: Final = 36_500  # a hold without an end is a person's: `reelkeeper hold`
+_BATCH: Final = 500  # videos
+_ENDED_WITHIN: Final = "the restore ended at it, or at one of its batch: to see what it is now, reelkeeper videos why"
+_ENDED_BEFORE: Final = "the restore ended before it"
 
 
 def find_restorable(
@@ -74,17 +77,21 @@ def why_claimed(until: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Restorer:
-    """Who restores videos, and how long they are held afterwards. `run_id` is that of the command."""
+    """Who restores videos, and how long they are held afterwards. `run_id` is that of the command.
+
+    Swaps in place are undone using the folder `scratch`.
+    """
 
     run_id: str
     author: str
     grace: Grace
     hold_days: int
+    scratch: Path
 
 
 def restore(
     workspace: Workspace,
-    batch: Sequence[Restorable],
+    found: Sequence[Restorable],
     *,
     run_id: str,
     author: str,
@@ -92,25 +99,53 @@ def restore(
     hold_days: int,
     scratch: Path | None = None,
 ) -> list[Outcome]:
-    """Restore those of `batch` whose bytes are stored as recorded, in one transaction except for swaps in place.
+    """Restore videos as `restore_each` does, and return their outcomes; `scratch`: by default, the system's folder."""
+    outcomes: list[Outcome] = []
+    by = Restorer(run_id, author, grace, hold_days, scratch or Path(tempfile.gettempdir()))
+    restore_each(workspace, found, by, outcomes)
+    return outcomes
 
-    Those are undone one by one, using the folder `scratch`; None: the system's folder for temporary files. Raises
-    InputRefused or StoreBehind before any change.
+
+def restore_each(workspace: Workspace, found: Sequence[Restorable], by: Restorer, outcomes: list[Outcome]) -> None:
+    """Restore those of `found` whose bytes are stored as recorded, and add what became of each to `outcomes`.
+
+    A batch is one transaction, except for swaps in place, which are undone one by one. An error that speaks for all,
+    such as of the store, ends the last batch; `outcomes` has every video then, too. Raises InputRefused or StoreBehind
+    before any change of the batch.
     """
     # guard restore.days: a swap is undone whose hold has no end in the calendar, and the video is stuck for ever
-    if hold_days > MAX_HOLD_DAYS:
-        raise InputRefused(f"{hold_days:,} days are more than {MAX_HOLD_DAYS:,}; nothing was restored: place a hold")
+    if by.hold_days > MAX_HOLD_DAYS:
+        raise InputRefused(f"{by.hold_days:,} days are more than {MAX_HOLD_DAYS:,}; nothing was restored: place a hold")
+    for start in range(0, len(found), _BATCH):
+        batch, later = found[start : start + _BATCH], found[start + _BATCH :]
+        try:
+            _restore_batch(workspace, batch, by, outcomes)
+        # guard restore.all_named: a restore that was ended half-way does not say which videos it did not restore
+        except BaseException:  # also Ctrl-C
+            known = {outcome.video_id for outcome in outcomes}
+            for blobs, action, why in ((batch, "failed", _ENDED_WITHIN), (later, "not_tried", _ENDED_BEFORE)):
+                left = [blob for blob in blobs if blob.video_id not in known]
+                outcomes += [Outcome(blob.video_id, action, why, blob_id=blob.wanted_blob_id) for blob in left]
+            raise
+
+
+def _restore_batch(workspace: Workspace, batch: Sequence[Restorable], by: Restorer, outcomes: list[Outcome]) -> None:
     # guard restore.announced: another copy of the store purges a video while, or after, this one restores it
     epochs.begin_restore(workspace, [blob.video_id for blob in batch])
-    by, folder = Restorer(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())
-    outcomes = _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], by)
-    return outcomes + [_exchange(workspace, blob, by, folder) for blob in batch if blob.is_in_place]
+    outcomes += _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], by)
+    for blob in batch:
+        if blob.is_in_place:
+            outcomes.append(_exchange(workspace, blob, by, by.scratch))
 
 
 def _bring_back(workspace: Workspace, batch: Sequence[Restorable], by: Restorer) -> list[Outcome]:
     if not batch:
         return []
-    stored = workspace.bucket.stored([blob.key for blob in batch])
+    try:
+        stored = workspace.bucket.stored([blob.key for blob in batch])
+    # guard restore.each_apart: one object that cannot be read keeps the videos of all later batches from coming back
+    except StorageError as error:  # the bucket answered just before; where it no longer does, the next batch says so
+        return [Outcome(blob.video_id, "failed", str(error), blob_id=blob.wanted_blob_id) for blob in batch]
     outcomes: list[Outcome] = []
     with transaction(workspace.engine, "restore") as session:
         deployment.lock(session)
