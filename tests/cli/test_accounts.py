@@ -168,6 +168,6 @@ def test_videos_of_a_renamed_user_are_stored_and_restored_by_the_old_id(
     with transaction(engine, "test") as session:
         session.execute(sa.update(videos).values(state="retired"))
         session.execute(sa.update(blobs).values(state="retired", purge_after=datetime(2100, 1, 1, tzinfo=UTC)))
-    found = ask("restore", "--user", "ann", "--dry-run")
+    found = ask("restore", "--user", "ann", "--dry-run")["restorable"]
     assert [(blob["video_id"], blob["user_id"]) for blob in found] == [("v1", "anna"), ("v2", "anna")]
     assert {done["action"] for done in ask("restore", "--user", "ann")["outcomes"]} == {"restored"}

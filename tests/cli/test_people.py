@@ -227,9 +227,8 @@ def test_a_replaced_video_is_not_restored_by_mistake(reelkeeper: Run, one_video:
     )
 
 
-@pytest.mark.long
 def test_a_restore_names_what_a_purge_has_claimed(
-    reelkeeper: Run, one_video: str, tmp_path: Path, tiny_clip: Path
+    reelkeeper: Run, ask: Ask, one_video: str, tmp_path: Path, tiny_clip: Path
 ) -> None:
     reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", "v2")
     with sqlite3.connect(tmp_path / "state" / "store.sqlite3") as store:
@@ -238,9 +237,16 @@ def test_a_restore_names_what_a_purge_has_claimed(
         now = datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
         store.execute("UPDATE blobs SET state = 'deleting', claimed_at = ? WHERE video_id = ?", (now, one_video))
     told = reelkeeper("restore", "--user", "ann", "--dry-run")
-    assert as_read(told.stdout.splitlines()[-1], at=CLOCK) == snapshot("""\
-1 would be restored, 1 not yet: a purge has claimed its bytes; if they are still stored, they
-  can be restored after <at> UTC; nothing was changed.\
+    foretold = ask("restore", "--user", "ann", "--dry-run")
+    assert [blob["video_id"] for blob in foretold["restorable"]] == ["v2"]
+    (claimed,) = foretold["claimed"]
+    assert (claimed["video_id"], claimed["action"]) == (one_video, "skipped")
+    assert claimed["reason"] in " ".join(told.stdout.split())
+    assert as_read(told.stdout.partition("claimed ")[2], at=CLOCK) == snapshot("""\
+why
+v1 a purge has claimed its bytes; if they are still stored, they can be restored after
+<at> UTC
+1 would be restored, 1 not yet; nothing was changed.\
 """)
     told = reelkeeper("restore", "--user", "ann", exit_code=6)
     assert as_read(told.stdout, at=CLOCK, person=getuser(), size=re.compile(r"[\d.]+ kB")) == snapshot("""\

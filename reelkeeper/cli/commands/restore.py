@@ -51,13 +51,15 @@ def restore(
         claimed = operation.find_claimed(opened, run_id=run, video_id=video, user_id=user)
         if dry_run:
             if as_json:
-                emit(found)
+                emit({"restorable": found, "claimed": claimed})
             else:
                 table(
                     ("!video", "!user", "state", ">bytes", "!key"),
                     [(blob.video_id, blob.user_id, blob.state, size(blob.size_bytes), blob.key) for blob in found],
                 )
-                waits = f", {len(claimed):,} not yet: {claimed[0].reason}" if claimed else ""
+                if claimed:
+                    table(("!claimed", "why"), [(outcome.video_id, outcome.reason) for outcome in claimed])
+                waits = f", {len(claimed):,} not yet" if claimed else ""
                 say(f"{len(found):,} would be restored{waits}; nothing was changed.")
             return
         outcomes = list[Outcome]()
