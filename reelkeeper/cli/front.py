@@ -27,6 +27,11 @@ _EPILOG = (
 class Front(TyperGroup):
     """Turns errors into one clear line and an exit code. An unexpected error is 1; `--debug` shows its traceback."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  click's signature
+        """Begin the command."""
+        _stand_in()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  click's signature, of a click that typer brings itself
         """Run the command."""
         try:
@@ -41,6 +46,16 @@ class Front(TyperGroup):
             error = _ours(error) or error
             complain(redacted(_in_words(error)))
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def _stand_in() -> None:
+    """Open the null device for each standard stream that was closed, as by cron or a supervisor."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # guard streams.closed: a file or a connection gets a stream's number, and what is printed goes there
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8", errors="replace")  # noqa: SIM115  it stays
+            os.set_inheritable(stream.fileno(), True)  # by ffmpeg and other children
+            setattr(sys, name, stream)
 
 
 def _reader_left() -> bool:

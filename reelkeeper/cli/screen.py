@@ -31,7 +31,7 @@ _PIPED_WIDTH = 100  # characters, without a terminal
 
 
 def _console(*, stderr: bool = False) -> Console:
-    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    has_width = os.isatty(1) or "COLUMNS" in os.environ  # sys.stdout is None where it is closed
     return Console(stderr=stderr, width=None if has_width else _PIPED_WIDTH, highlight=False)
 
 

@@ -304,7 +304,7 @@ reelkeeper videos why
 
 @pytest.mark.usefixtures("three_retired")
 def test_a_restore_that_is_refused_half_way_does_not_say_that_nothing_was_changed(
-    reelkeeper: Run, ask: Ask, double: R2Double, prefix: str
+    ask: Ask, double: R2Double, prefix: str
 ) -> None:
     foreign = f"{prefix}.epochs/{10**6:012}-{'0' * 16}"
     once_restored(lambda: double.client.put_object(Bucket=BUCKET, Key=foreign, Body=b"{}"))
