@@ -1,8 +1,12 @@
 """`hold`, `freeze`, `thaw`, `restore`: they take effect at once, and are in the audit."""
 
 import json
+import os
 import re
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from getpass import getuser
@@ -312,6 +316,24 @@ def test_a_restore_that_is_refused_half_way_does_not_say_that_nothing_was_change
     assert [outcome["action"] for outcome in told["outcomes"]] == ["restored", "failed", "not_tried"]
     told = ask("restore", "--user", "ann", exit_code=9)
     assert [outcome["action"] for outcome in told["outcomes"]] == ["failed", "not_tried"]
+
+
+@pytest.mark.long("starts the command")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("three_retired")
+def test_a_restore_that_is_told_to_end_tells_what_it_restored(number: signal.Signals) -> None:
+    script = (
+        "from reelkeeper.operations.lifecycle import restore; restore._BATCH = 1; from reelkeeper.cli import app; app()"
+    )
+    words = [sys.executable, "-c", script, "restore", "--user", "ann", "--json"]
+    stops = os.environ | {"REELKEEPER_FAILPOINTS": "restore.after_commit=stop@2"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=stops) as process:
+        os.waitpid(process.pid, os.WUNTRACED)
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        told, _ = process.communicate(timeout=280)
+    assert process.returncode == 130
+    assert [outcome["action"] for outcome in json.loads(told)["outcomes"]] == ["restored", "failed", "not_tried"]
 
 
 @pytest.mark.long

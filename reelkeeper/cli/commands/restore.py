@@ -1,5 +1,6 @@
 """`restore`: bring back retired videos, and undo swaps."""
 
+import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,6 +64,7 @@ def restore(
                 say(f"{len(found):,} would be restored{waits}; nothing was changed.")
             return
         outcomes = list[Outcome]()
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as after Ctrl-C, with a report
         by = operation.Restorer(run_id, who(), grace, hold_days, configured().scratch)
         try:
             operation.restore_each(opened, found, by, outcomes)
@@ -73,6 +75,7 @@ def restore(
             raise PartialFailure(f"{_unrestored(outcomes)}: {error}") from None
         # guard restore.reported: after an error, nobody is told which videos are restored, and which are not
         finally:
+            signal.signal(signal.SIGTERM, before)
             outcomes += claimed
             if outcomes:
                 _report(outcomes, by, as_json=as_json)
