@@ -7,7 +7,6 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from inline_snapshot import snapshot
 
-from reelkeeper import failpoints
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.model.token_scopes import Scope
@@ -18,6 +17,7 @@ from reelkeeper.store.tables import webhook_endpoints
 from tests.api.answers import problem
 from tests.faults.world import World
 from tests.marks import marked
+from tests.worlds import AtFailpoint
 
 KEY = {"Idempotency-Key": "k1"}
 
@@ -85,17 +85,11 @@ def test_an_address_of_our_own_network_and_an_event_that_is_none_are_refused(wor
 
 
 @pytest.mark.parametrize("point", ["webhooks.choose.after_commit", "webhooks.disable.after_commit"])
-def test_a_webhook_that_is_deleted_while_it_is_set_is_not_found(world: World, app_state: AppState, point: str) -> None:
+def test_a_webhook_that_is_deleted_while_it_is_set_is_not_found(
+    world: World, app_state: AppState, at_failpoint: AtFailpoint, point: str
+) -> None:
     client = _front(world, app_state, allow_private=True)
     made = client.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"}, headers=KEY).json()["id"]
 
-    def look(passed: str) -> None:
-        if passed == point:
-            failpoints.observe(None)
-            webhooks.remove(world.workspace.engine, made, author="another")
-
-    failpoints.observe(look)
-    try:
-        problem(client.put(f"/v1/webhooks/{made}", json={"events": [], "enabled": False}), 404)
-    finally:
-        failpoints.observe(None)
+    at_failpoint(point, lambda: webhooks.remove(world.workspace.engine, made, author="another"))
+    problem(client.put(f"/v1/webhooks/{made}", json={"events": [], "enabled": False}), 404)

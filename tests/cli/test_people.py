@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 
-from reelkeeper import failpoints
 from reelkeeper.model.ids import earlier_id
 from reelkeeper.operations.core.workspace import note_trial, open_workspace
 from reelkeeper.settings import Settings
@@ -25,9 +24,11 @@ from tests.cli.conftest import Run
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
 from tests.doubles.r2 import R2Double
 from tests.reading import TIME, UUID, as_read
+from tests.worlds import AtFailpoint
 
 Ask = Callable[..., Any]
 Patch = pytest.MonkeyPatch
+RESTORED = "restore.after_commit"  # the failpoint after each batch
 CLOCK = re.compile(r"\d\d:\d\d:\d\d")
 
 
@@ -274,26 +275,15 @@ def three_retired(reelkeeper: Run, one_video: str, tmp_path: Path, tiny_clip: Pa
     monkeypatch.setattr("reelkeeper.operations.lifecycle.restore._BATCH", 1)
 
 
-def once_restored(happens: Callable[[], object]) -> None:
-    """Have something happen once, when the first batch is restored."""
-
-    def pass_by(name: str) -> None:
-        if name == "restore.after_commit":
-            failpoints.observe(None)
-            happens()
-
-    failpoints.observe(pass_by)
-
-
 @pytest.mark.usefixtures("three_retired")
 def test_a_restore_that_ends_half_way_tells_what_it_restored_and_what_it_did_not_try(
-    reelkeeper: Run, ask: Ask, double: R2Double
+    reelkeeper: Run, ask: Ask, double: R2Double, at_failpoint: AtFailpoint
 ) -> None:
-    once_restored(lambda: double.faults.fail("ListObjectsV2", 403))
+    at_failpoint(RESTORED, lambda: double.faults.fail("ListObjectsV2", 403))
     told = ask("restore", "--user", "ann", exit_code=1)
     became = {outcome["video_id"]: outcome["action"] for outcome in told["outcomes"]}
     assert became == {"v1": "restored", "v2": "failed", "v3": "not_tried"}
-    once_restored(lambda: double.faults.fail("ListObjectsV2", 403))
+    at_failpoint(RESTORED, lambda: double.faults.fail("ListObjectsV2", 403))
     told = reelkeeper("restore", "--user", "ann", exit_code=1)
     assert as_read(told.stdout, person=getuser(), size=SIZE) == snapshot("""\
 video became bytes why
@@ -308,10 +298,10 @@ reelkeeper videos why
 
 @pytest.mark.usefixtures("three_retired")
 def test_a_restore_that_is_refused_half_way_does_not_say_that_nothing_was_changed(
-    ask: Ask, double: R2Double, prefix: str
+    ask: Ask, double: R2Double, prefix: str, at_failpoint: AtFailpoint
 ) -> None:
     foreign = f"{prefix}.epochs/{10**6:012}-{'0' * 16}"
-    once_restored(lambda: double.client.put_object(Bucket=BUCKET, Key=foreign, Body=b"{}"))
+    at_failpoint(RESTORED, lambda: double.client.put_object(Bucket=BUCKET, Key=foreign, Body=b"{}"))
     told = ask("restore", "--user", "ann", exit_code=6)
     assert [outcome["action"] for outcome in told["outcomes"]] == ["restored", "failed", "not_tried"]
     told = ask("restore", "--user", "ann", exit_code=9)

@@ -1,11 +1,10 @@
 """Fixtures of the operations' tests: a world on each database, and a lease to work on it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from reelkeeper import failpoints
 from reelkeeper.errors import LeaseLost
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.lease import LeaseManager
@@ -14,8 +13,6 @@ from reelkeeper.store.core.leases import Lease
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.books import DOLLAR
-
-AtFailpoint = Callable[[str, Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -38,22 +35,6 @@ def shop(world: World) -> Iterator[World]:
 def provider(tiny_clip: Path) -> Iterator[ProviderDouble]:
     with ProviderDouble(tiny_clip.read_bytes()).serving() as double:
         yield double
-
-
-@pytest.fixture
-def at_failpoint() -> Iterator[Callable[[str, Callable[[], object]], None]]:
-    """Run a function once, when the process passes a failpoint."""
-
-    def arrange(point: str, act: Callable[[], object]) -> None:
-        def observer(name: str) -> None:
-            if name == point:
-                failpoints.observe(None)
-                act()
-
-        failpoints.observe(observer)
-
-    yield arrange
-    failpoints.observe(None)
 
 
 def killed() -> None:

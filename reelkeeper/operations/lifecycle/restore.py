@@ -117,12 +117,13 @@ def restore_each(workspace: Workspace, found: Sequence[Restorable], by: Restorer
     if by.hold_days > MAX_HOLD_DAYS:
         raise InputRefused(f"{by.hold_days:,} days are more than {MAX_HOLD_DAYS:,}; nothing was restored: place a hold")
     for start in range(0, len(found), _BATCH):
-        batch, later = found[start : start + _BATCH], found[start + _BATCH :]
+        batch = found[start : start + _BATCH]
         try:
             _restore_batch(workspace, batch, by, outcomes)
         # guard restore.all_named: a restore that was ended half-way does not say which videos it did not restore
         except BaseException:  # also Ctrl-C
             known = {outcome.video_id for outcome in outcomes}
+            later = found[start + _BATCH :]
             for blobs, action, why in ((batch, "failed", _ENDED_WITHIN), (later, "not_tried", _ENDED_BEFORE)):
                 left = [blob for blob in blobs if blob.video_id not in known]
                 outcomes += [Outcome(blob.video_id, action, why, blob_id=blob.wanted_blob_id) for blob in left]
@@ -135,7 +136,7 @@ def _restore_batch(workspace: Workspace, batch: Sequence[Restorable], by: Restor
     outcomes += _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], by)
     for blob in batch:
         if blob.is_in_place:
-            outcomes.append(_exchange(workspace, blob, by, by.scratch))
+            outcomes.append(_exchange(workspace, blob, by))
 
 
 def _bring_back(workspace: Workspace, batch: Sequence[Restorable], by: Restorer) -> list[Outcome]:
@@ -194,7 +195,7 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], by: Restorer)
     return outcomes
 
 
-def _exchange(workspace: Workspace, blob: Restorable, by: Restorer, scratch: Path) -> Outcome:
+def _exchange(workspace: Workspace, blob: Restorable, by: Restorer) -> Outcome:
     """Undo a swap in place: put the original over its result."""
     with LeaseManager(workspace.engine) as manager:
         taken = manager.take([f"video/{blob.video_id}"])
@@ -202,7 +203,7 @@ def _exchange(workspace: Workspace, blob: Restorable, by: Restorer, scratch: Pat
             why = "another run is working on it: try again in a minute"
             return Outcome(blob.video_id, "skipped", why, blob_id=blob.wanted_blob_id)
         try:
-            outcome = _put_back(workspace, blob, by, taken[0], scratch)
+            outcome = _put_back(workspace, blob, by, taken[0])
         # guard restore.room: an original that is too large for the disk keeps all others from being put back
         except (StorageError, IntegrityDoubt, NoRoom) as error:
             outcome = Outcome(blob.video_id, "failed", str(error))
@@ -211,12 +212,12 @@ def _exchange(workspace: Workspace, blob: Restorable, by: Restorer, scratch: Pat
     return replace(outcome, blob_id=blob.wanted_blob_id)
 
 
-def _put_back(workspace: Workspace, blob: Restorable, by: Restorer, lease: Lease, scratch: Path) -> Outcome:
+def _put_back(workspace: Workspace, blob: Restorable, by: Restorer, lease: Lease) -> Outcome:
     for left_open in intents.open_intents(workspace, blob.video_id):
-        outcome = intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=by.grace)
+        outcome = intents.settle(workspace, left_open, scratch=by.scratch, lease=lease, grace=by.grace)
         if outcome.action == "restored":  # by an earlier restore that was killed
             return outcome
-    with intents.workplace(scratch, blob.size_bytes) as folder:
+    with intents.workplace(by.scratch, blob.size_bytes) as folder:
         original = folder / "original"
         with effect("restore.fetch"):
             digest = workspace.bucket.download(blob.key, original, etag=blob.etag)
@@ -224,7 +225,7 @@ def _put_back(workspace: Workspace, blob: Restorable, by: Restorer, lease: Lease
         if intent is None:
             return Outcome(blob.video_id, "skipped", "purged, replaced or restored meanwhile")
         in_place.put(workspace, intent, original, lease)
-    return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=by.grace)
+    return intents.settle(workspace, intent, scratch=by.scratch, lease=lease, grace=by.grace)
 
 
 def _announce(

@@ -30,8 +30,8 @@ from reelkeeper.store.tables import users
 from reelkeeper.store.tables import webhook_endpoints as endpoints
 from tests.doubles.receiver import LOST, TRICKLE, Receiver
 from tests.operations.asking import ask, fox
-from tests.operations.conftest import AtFailpoint
 from tests.policies import put_in_force
+from tests.worlds import AtFailpoint
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from reelkeeper.store.tables import leases
 from reelkeeper.store.videos.videos import users_by_tier
 from tests.databases import is_held_up
 from tests.operations.books import make_user
-from tests.operations.conftest import AtFailpoint
 from tests.policies import put_in_force
+from tests.worlds import AtFailpoint
 
 WITH_GOLD: Final = Tiers(SHIPPED.root | {"gold": TierPolicy(retention_days=None, quota_bytes=20 * GIB)})
 _A_MOMENT: Final = 0.3  # seconds in which what is not held up is over

@@ -14,9 +14,10 @@ from reelkeeper.store.tables import alerts, jobs
 from tests.disks import fill, small_disk
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
-from tests.operations.conftest import AtFailpoint, killed
+from tests.operations.conftest import killed
 from tests.operations.queue import find, make_due
 from tests.operations.shop import ask, http, run, spent
+from tests.worlds import AtFailpoint
 
 DISK_MEGABYTES = 64
 

@@ -21,9 +21,9 @@ from tests.doubles.provider import LOST, TOKEN, ProviderDouble
 from tests.doubles.vendor import Vendor
 from tests.faults.world import World
 from tests.marks import marked
-from tests.operations.conftest import AtFailpoint
 from tests.operations.queue import end_hold, end_wait, find, make_due
 from tests.operations.shop import ask, budget_spent, http, run, spent
+from tests.worlds import AtFailpoint
 
 BUSY = (429, None, {"Retry-After": "90"})
 

@@ -42,10 +42,11 @@ from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.doubles.vendor import Vendor
 from tests.faults.world import World
-from tests.operations.conftest import AtFailpoint, killed
+from tests.operations.conftest import killed
 from tests.operations.queue import assert_pause, enqueue, find, make_due, row
 from tests.operations.shop import SMALL, ask, budget_spent, http, in_a_while, run, spent
 from tests.policies import put_in_force
+from tests.worlds import AtFailpoint
 
 
 @pytest.mark.long

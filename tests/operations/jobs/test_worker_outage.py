@@ -12,9 +12,9 @@ from reelkeeper.operations.jobs import queue, worker
 from tests.doubles.provider import ProviderDouble
 from tests.doubles.vendor import Vendor
 from tests.faults.world import World
-from tests.operations.conftest import AtFailpoint
 from tests.operations.queue import expire_claims, find
 from tests.operations.shop import ask, http, run, spent
+from tests.worlds import AtFailpoint
 
 
 @pytest.fixture

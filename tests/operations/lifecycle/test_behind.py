@@ -40,7 +40,6 @@ from reelkeeper.store.videos.holds import HoldTerms, in_force
 from reelkeeper.store.videos.videos import is_live
 from tests.faults.world import LONG_AGO, World
 from tests.operations.changes import change, sync_once
-from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.copies import (
     bring_back,
     copied,
@@ -51,6 +50,7 @@ from tests.operations.lifecycle.copies import (
     unmarked,
 )
 from tests.swapping import shrinker, swap
+from tests.worlds import AtFailpoint
 
 HELD = HoldTerms("video", "held", "a dispute", "p")
 LEGAL = HoldTerms("user", "ann", "a court order", "p", is_legal=True)

@@ -15,7 +15,7 @@ from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import audit_events
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
 from tests.faults.world import World
-from tests.operations.conftest import AtFailpoint
+from tests.worlds import AtFailpoint
 
 PUBLIC = "https://videos.example.com"
 

@@ -23,8 +23,8 @@ from reelkeeper.store.tables import blobs
 from tests.doubles.r2 import R2Double
 from tests.faults.world import LONG_AGO, World
 from tests.operations.changes import change, sync_once
-from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.test_in_place import NEWER, Linked, die
+from tests.worlds import AtFailpoint
 
 
 def put_original_in_parts(linked: Linked) -> None:

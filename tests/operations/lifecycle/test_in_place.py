@@ -50,9 +50,9 @@ from tests.doubles.requests import Request
 from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
 from tests.operations.changes import change, sync_once
-from tests.operations.conftest import AtFailpoint
 from tests.shrinking import shrink
 from tests.swapping import Shrinker, shrinker, swap
+from tests.worlds import AtFailpoint
 
 SERVED: dict[str, Any] = {
     "ContentType": "video/x-mine",

@@ -36,11 +36,11 @@ from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
 from tests.operations.changes import change, rows
-from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.test_swap import run as swap
 from tests.policies import put_in_force
 from tests.swapping import shrinker
 from tests.tiers import tiers
+from tests.worlds import AtFailpoint
 
 Change = Callable[[World], object]
 

@@ -54,9 +54,9 @@ from reelkeeper.store.videos.holds import HoldTerms
 from tests.doubles.receiver import Receiver
 from tests.faults.world import World
 from tests.marks import marked
-from tests.operations.conftest import AtFailpoint
 from tests.policies import put_in_force
 from tests.tiers import tiers
+from tests.worlds import AtFailpoint
 
 DAYS = 14
 POLICY = LifecyclePolicy(keep_times=2)

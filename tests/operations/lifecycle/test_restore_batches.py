@@ -1,18 +1,18 @@
 """Many videos are restored in batches, each by itself; what became of each is known, however it ends."""
 
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from reelkeeper import failpoints
 from reelkeeper.errors import StorageError
 from reelkeeper.model import BlobState, Grace, Outcome, VideoState
 from reelkeeper.operations.lifecycle import restore as operation
 from tests.faults.world import World
+from tests.worlds import AtFailpoint
 
+RESTORED: Final = "restore.after_commit"
 BY: Final = operation.Restorer("p", "p", Grace(), 0, Path(tempfile.gettempdir()))
 
 
@@ -27,22 +27,6 @@ def five(world: World) -> World:
     for number in range(5):
         world.video(f"v{number}", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     return world
-
-
-@pytest.fixture
-def once_restored() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Have something happen once, when a batch is restored."""
-
-    def arm(happens: Callable[[], object]) -> None:
-        def pass_by(name: str) -> None:
-            if name == "restore.after_commit":
-                failpoints.observe(None)
-                happens()
-
-        failpoints.observe(pass_by)
-
-    yield arm
-    failpoints.observe(None)
 
 
 def restored(world: World, ends: type[BaseException] | None = None) -> list[tuple[str, str]]:
@@ -66,10 +50,8 @@ def test_an_object_that_cannot_be_read_keeps_no_other_batch_from_coming_back(fiv
     assert restored(five) == [("v0", "restored"), ("v1", "restored")]
 
 
-def test_a_bucket_that_is_away_ends_the_restore_and_each_video_is_named(
-    five: World, once_restored: Callable[[Callable[[], object]], None]
-) -> None:
-    once_restored(lambda: five.double.faults.fail("ListObjectsV2", 403))
+def test_a_bucket_that_is_away_ends_the_restore_and_each_video_is_named(five: World, at_failpoint: AtFailpoint) -> None:
+    at_failpoint(RESTORED, lambda: five.double.faults.fail("ListObjectsV2", 403))
     assert restored(five, StorageError) == [
         *(("v0", "restored"), ("v1", "restored")),
         *(("v2", "failed"), ("v3", "failed")),
@@ -78,13 +60,11 @@ def test_a_bucket_that_is_away_ends_the_restore_and_each_video_is_named(
     assert restored(five) == [("v2", "restored"), ("v3", "restored"), ("v4", "restored")]
 
 
-def test_a_restore_that_is_interrupted_names_each_video(
-    five: World, once_restored: Callable[[Callable[[], object]], None]
-) -> None:
+def test_a_restore_that_is_interrupted_names_each_video(five: World, at_failpoint: AtFailpoint) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    once_restored(interrupt)  # the first batch is restored, though its outcomes are not known
+    at_failpoint(RESTORED, interrupt)  # the first batch is restored, though its outcomes are not known
     assert restored(five, KeyboardInterrupt) == [
         *(("v0", "failed"), ("v1", "failed")),
         *(("v2", "not_tried"), ("v3", "not_tried"), ("v4", "not_tried")),

@@ -31,9 +31,9 @@ from tests.doubles.vendor import LOST, TOKEN, Vendor
 from tests.faults.world import World
 from tests.operations.books import DOLLAR
 from tests.operations.changes import change
-from tests.operations.conftest import AtFailpoint
 from tests.operations.queue import make_due
 from tests.operations.shop import ask, run
+from tests.worlds import AtFailpoint
 
 ORDER = TakedownOrder("counsel", "court order 17", "takedown-1")
 SAYS = {  # each vendor, once it is asked

@@ -58,7 +58,7 @@ from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
 from tests.operations.books import DOLLAR
 from tests.operations.clocks import MovedClock
-from tests.operations.conftest import AtFailpoint
+from tests.worlds import AtFailpoint
 
 SMALL = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
 PNG = b"\x89PNG\r\n\x1a\n" + b"a picture of somebody"

@@ -26,7 +26,7 @@ from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 from tests.jobs import put as put_jobs
 from tests.jobs import waiting
-from tests.operations.conftest import AtFailpoint
+from tests.worlds import AtFailpoint
 
 OF_ANN = ("ann/v1.jpg", "ann/v1_thumb.webp", "ann/gone.jpg", "ann/v1/sprite.vtt")
 OF_OTHERS = ("bob/v1.jpg", "ann2/v1.jpg", "Ann/v1.jpg", "ann/bobs.jpg", "ann/bobs-thumb.jpg", "v1.jpg")

@@ -43,7 +43,7 @@ from tests.clips import MakeClip
 from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
 from tests.operations.changes import change, sync_once
-from tests.operations.conftest import AtFailpoint
+from tests.worlds import AtFailpoint
 
 ORDER = TakedownOrder("counsel", "court order 17", "takedown-1")
 

@@ -41,7 +41,7 @@ from tests.faults.world import LONG_AGO, World
 from tests.jobs import put, waiting
 from tests.marks import marked
 from tests.operations.books import DOLLAR
-from tests.operations.conftest import AtFailpoint
+from tests.worlds import AtFailpoint
 
 PNG = b"\x89PNG\r\n\x1a\n a picture"
 

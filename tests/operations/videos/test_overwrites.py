@@ -32,8 +32,8 @@ from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
 from tests.operations.changes import sync_once
-from tests.operations.conftest import AtFailpoint
 from tests.swapping import shrinker, swap
+from tests.worlds import AtFailpoint
 
 GRACE = Grace()
 NEW = b"another video altogether"
